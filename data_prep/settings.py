@@ -31,6 +31,7 @@ class FetchSettings(Settings):
 class SynthesizeSettings(Settings):
     """ipt data synthesize: documents -> chains of texts with pairs (paper, section 2)."""
 
+    model: Path | None = Field(None, description="Hugging Face directory of the synthesizer; default: the fetched model")
     engine: Literal["transformers"] = Field("transformers", description="what runs the synthesizer model")
     documents: int | None = Field(None, ge=1, description="synthesize only this many documents; the rest stays raw [documents]")
     rounds: int = Field(2, ge=1, description="M: texts of a chain, each seeing the ones before as shots (paper: 2 from scratch, 3 continual)")
@@ -65,6 +66,7 @@ class RenderSettings(Settings):
 class IndexSettings(Settings):
     """ipt data index: training text -> PREFIX.bin/.idx with a manifest."""
 
+    tokenizer: Path | None = Field(None, description="Hugging Face tokenizer directory; default: the fetched model's")
     prepend_bos: bool | None = Field(None, description="start each document with BOS; default: what the tokenizer's own post-processor does")
     append_eod: bool = Field(True, description="end each document with the end-of-document token")
     eod_token: str | None = Field(None, description="the end-of-document token; default: the tokenizer's eos_token")

@@ -1,0 +1,111 @@
+"""Process groups: who this rank is, and the groups it shares tensors, stages and data with."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state as mpu
+from megatron.core import tensor_parallel
+
+from data_prep.errors import UserError
+from megatron_ipt.mcore import device
+from megatron_ipt.recipe import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place in the world."""
+
+    rank: int
+    world_size: int
+    data_parallel_rank: int
+    data_parallel_size: int
+    is_last_stage: bool
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def distributed(timeout_minutes: int = 30) -> Iterator[None]:
+    """torch.distributed for this process: torchrun's group, or a group of one where nobody started us."""
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    if "RANK" in os.environ:
+        device.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group(device.pick("backend"), timeout=timeout)
+    else:
+        device.set_device(0)
+        dist.init_process_group(device.pick("backend"), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def model_parallel(train: TrainSettings) -> Iterator[Ranks]:
+    """Megatron's groups for the layout in `train`; seeds each model-parallel rank's generators."""
+    world = dist.get_world_size()
+    if world % train.model_parallel_size:
+        raise UserError(
+            "train",
+            f"tensor_model_parallel_size x pipeline_model_parallel_size = {train.model_parallel_size} "
+            f"does not divide the {world} process(es) that were started",
+            "change the layout or the number of processes",
+        )
+    mpu.initialize_model_parallel(
+        tensor_model_parallel_size=train.tensor_model_parallel_size,
+        pipeline_model_parallel_size=train.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=train.virtual_pipeline_model_parallel_size,
+    )
+    try:
+        torch.manual_seed(train.seed)
+        tensor_parallel.model_parallel_cuda_manual_seed(train.seed, force_reset_rng=True)
+        yield Ranks(
+            rank=dist.get_rank(),
+            world_size=world,
+            data_parallel_rank=mpu.get_data_parallel_rank(),
+            data_parallel_size=mpu.get_data_parallel_world_size(),
+            is_last_stage=mpu.is_pipeline_last_stage(ignore_virtual=True),
+        )
+    finally:
+        mpu.destroy_model_parallel()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The sum of `values` over data-parallel ranks, as the last pipeline stage has it, on every rank.
+
+    A rank of another stage passes zeros.
+    """
+    dist.all_reduce(values, group=mpu.get_data_parallel_group(with_context_parallel=True))
+    dist.broadcast(
+        values, mpu.get_pipeline_model_parallel_last_rank(), group=mpu.get_pipeline_model_parallel_group()
+    )
+    return values
+
+
+def largest_over_ranks(value: float) -> float:
+    """The largest `value` of all ranks."""
+    tensor = torch.tensor(value, dtype=torch.float64, device=device.pick("device"))
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor)
+
+
+def gather_tensor_parallel(shard: torch.Tensor) -> torch.Tensor:
+    """Tensor-parallel shards of the last dimension, joined on every rank of the group."""
+    return tensor_parallel.gather_from_tensor_model_parallel_region(shard)
+
+
+def tensor_parallel_rank() -> int:
+    return mpu.get_tensor_model_parallel_rank()
+
+
+def tensor_parallel_size() -> int:
+    return mpu.get_tensor_model_parallel_world_size()
