@@ -1,0 +1,39 @@
+"""Training text -> indexed dataset.
+
+`index` writes, in this order of renames, beside each other:
+
+    PREFIX.lineage.parquet   one row a document, back to what it was made from   (lineage.py)
+    PREFIX.bin, PREFIX.idx   token ids and their index, Megatron's format        (writer.py, reader.py)
+    PREFIX.manifest.json     tokenizer, policy, counts and hashes                (data_prep/manifest.py)
+
+`verify` holds the four against each other later.  A dataset is immutable: a blend remembers its
+hash, so data written again at the same prefix is refused there, and grown data is a new source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_prep.manifest import Manifest
+from data_prep.settings import IndexSettings
+
+
+def index(
+    settings: IndexSettings,
+    inputs: Sequence[Path],
+    tokenizer_dir: Path,
+    prefix: Path,
+    progress: Callable[[int], None] | None = None,
+) -> Manifest:
+    """Tokenizes JSONL of TrainingText, or of plain Documents, into the dataset at `prefix`.
+
+    Texts are tokenized whole; blank ones are dropped and counted.  The documents keep the order of
+    `inputs`.  `progress` is called with the number of documents read since its last call.
+    Errors: a UserError for a bad input line, a missing tokenizer, or inputs without any text;
+    nothing is left at `prefix` then, and an older dataset there stays as it was.
+    """
+    # Imported here: a trainer takes indexing.reader from this package without the tokenizers library.
+    from data_prep.indexing.build import build
+
+    return build(settings, inputs, tokenizer_dir, prefix, progress)

@@ -1,0 +1,101 @@
+"""Training text -> PREFIX.bin/.idx with lineage and manifest: the work behind `index`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import batched
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.errors import UserError
+from data_prep.indexing.lineage import LineageWriter
+from data_prep.indexing.tokenizer import ControlTokenError, TextTokenizer, load_tokenizer
+from data_prep.indexing.writer import IndexedDatasetWriter
+from data_prep.manifest import Manifest, hash_input, manifest_path, package_version
+from data_prep.readers import read_jsonl
+from data_prep.records import TrainingText
+from data_prep.settings import IndexSettings
+
+Progress = Callable[[int], None]
+
+
+class _Item(NamedTuple):
+    """A text and the file it came from."""
+
+    text: TrainingText
+    file: Path
+
+
+def build(
+    settings: IndexSettings, inputs: Sequence[Path], tokenizer_dir: Path, prefix: Path, progress: Progress | None = None
+) -> Manifest:
+    """See `data_prep.indexing.index`."""
+    tokenizer = load_tokenizer(tokenizer_dir, settings)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    dropped, text_bytes = Counter[str](empty=0), 0
+    with IndexedDatasetWriter(prefix, tokenizer.identity.vocab_size) as writer, LineageWriter(prefix) as lineage:
+        for batch in batched(_read(inputs), settings.batch_size):
+            for item, tokens in zip(batch, _encode(tokenizer, batch), strict=True):
+                if not tokens.size:
+                    dropped["empty"] += 1
+                    continue
+                lineage.add(item.text, item.file.name, writer.tokens, tokens.size)
+                writer.add_document(tokens)
+                text_bytes += len(item.text.text.encode())
+            if progress:
+                progress(len(batch))
+        if not writer.documents:
+            raise UserError(", ".join(map(str, inputs)), "no document with text in it", "nothing was written")
+        bin_hashes, idx_hashes = writer.finish()
+        manifest = Manifest(
+            tokenizer=tokenizer.identity,
+            dtype=writer.dtype,
+            documents=writer.documents,
+            tokens=writer.tokens,
+            text_bytes=text_bytes,
+            dropped=dict(dropped),
+            bin=bin_hashes,
+            idx=idx_hashes,
+            settings=settings.model_dump(mode="json"),
+            inputs=tuple(hash_input(path) for path in inputs),
+            created_by=package_version(),
+        )
+        _put_in_place(prefix, writer, lineage, manifest)
+    return manifest
+
+
+def _put_in_place(prefix: Path, writer: IndexedDatasetWriter, lineage: LineageWriter, manifest: Manifest) -> None:
+    """A crash at any point leaves the old dataset, the new one, or files that no manifest vouches for."""
+    manifest_path(prefix).unlink(missing_ok=True)
+    lineage.commit()
+    writer.commit()
+    manifest.write(prefix)
+
+
+def _read(inputs: Sequence[Path]) -> Iterator[_Item]:
+    for path in inputs:
+        for number, row in enumerate(read_jsonl(path), start=1):
+            yield _Item(_training_text(row, path, number), path)
+
+
+def _training_text(row: Mapping[str, Any], path: Path, number: int) -> TrainingText:
+    """A TrainingText, or a Document as the training text it is without pairs."""
+    if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
+        problem = 'row needs "id" and "text", both strings'
+        raise UserError(f"{path}:{number}", problem, "give the output of `ipt data render`, or documents")
+    if "document_ids" in row:
+        return TrainingText.from_json(row)
+    return TrainingText(row["id"], row["text"], (row["id"],))
+
+
+def _encode(tokenizer: TextTokenizer, batch: Sequence[_Item]) -> list[Any]:
+    """Tokens of each text of a batch; length 0 for one that is empty or blank."""
+    texts = [item.text.text if not item.text.text.isspace() else "" for item in batch]
+    try:
+        return tokenizer.encode_batch(texts)
+    except ControlTokenError as error:
+        item = batch[error.index]
+        problem = "an unknown character would become a control token"
+        mend = "use a tokenizer that covers every byte, or name another eod_token"
+        raise UserError(f"{item.file}: document '{item.text.id}'", problem, mend) from error

@@ -1,0 +1,37 @@
+"""Megatron's .bin/.idx layout: file names, header and dtype codes, shared by reader and writer.
+
+Source: megatron/core/datasets/indexed_dataset.py (`DType`, `_IndexWriter`).  `.bin` is the token
+ids, C order, no header.  `.idx` is the header, then int32 lengths and int64 byte offsets of the
+sequences, then int64 document boundaries, counted in sequences and starting with 0.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Literal
+
+MAGIC = b"MMIDIDX\x00\x00"
+IDX_VERSION = 1
+# Magic, version, dtype code, sequences, boundaries (documents + 1).
+HEADER = struct.Struct("<9sQBQQ")
+# dtype code -> numpy's name, the kinds that can hold token ids; only uint16 and int32 are ever written.
+DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+DTYPE_CODES = {"int32": 4, "uint16": 8}
+
+TokenDtype = Literal["uint16", "int32"]
+
+
+def optimal_dtype(vocab_size: int) -> TokenDtype:
+    """Megatron's rule (`DType.optimal_dtype`): uint16 below 65,500 ids, else int32."""
+    return "uint16" if vocab_size < 65_500 else "int32"
+
+
+def bin_path(prefix: Path) -> Path:
+    """PREFIX.bin.  (`with_suffix` would eat a dot inside the prefix.)"""
+    return prefix.with_name(prefix.name + ".bin")
+
+
+def idx_path(prefix: Path) -> Path:
+    """PREFIX.idx."""
+    return prefix.with_name(prefix.name + ".idx")

@@ -1,0 +1,103 @@
+"""Writes PREFIX.bin and PREFIX.idx byte for byte as Megatron does, as a stream, and puts them in place whole.
+
+Each document is one sequence of Megatron's.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Buffer
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+
+from data_prep.indexing.layout import (
+    DTYPE_CODES,
+    HEADER,
+    IDX_VERSION,
+    MAGIC,
+    TokenDtype,
+    bin_path,
+    idx_path,
+    optimal_dtype,
+)
+from data_prep.manifest import BlockHasher, FileHashes, commit, partial_path
+
+# Documents whose offsets are computed at once: bounds the memory of the index pass.
+_CHUNK = 1 << 20
+
+
+class IndexedDatasetWriter:
+    """A context that writes one dataset; leaving it without `commit` leaves nothing behind.
+
+    `add_document` as often as needed, then `finish` (hashes), then `commit` (renames, .idx last).
+    """
+
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        self.prefix, self.vocab_size = prefix, vocab_size
+        self.dtype: TokenDtype = optimal_dtype(vocab_size)
+        self.tokens = 0
+        self._lengths = array("i")
+        self._hasher = BlockHasher()
+        self._stack = ExitStack()
+
+    @property
+    def documents(self) -> int:
+        return len(self._lengths)
+
+    def __enter__(self) -> Self:
+        for path in (bin_path(self.prefix), idx_path(self.prefix)):
+            self._stack.callback(partial_path(path).unlink, missing_ok=True)
+        self._bin = self._stack.enter_context(partial_path(bin_path(self.prefix)).open("wb", buffering=1 << 20))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def add_document(self, tokens: np.ndarray) -> None:
+        """Appends one document: ids, [length] integers in [0, vocab_size).  Errors: a ValueError outside that."""
+        if tokens.size == 0 or tokens.min() < 0 or tokens.max() >= self.vocab_size:
+            raise ValueError(f"a document needs one token or more, each in [0, {self.vocab_size})")
+        data = np.ascontiguousarray(tokens, np.dtype(self.dtype).newbyteorder("<"))
+        self._bin.write(data)
+        self._hasher.update(data)
+        self._lengths.append(data.size)
+        self.tokens += data.size
+
+    def finish(self) -> tuple[FileHashes, FileHashes]:
+        """Closes .bin, writes .idx beside it, and gives the hashes of both; nothing is in place yet."""
+        self._bin.close()
+        with partial_path(idx_path(self.prefix)).open("wb") as file:
+            idx = _write_idx(file, np.frombuffer(self._lengths, np.int32), self.dtype)
+        return self._hasher.finish(), idx
+
+    def commit(self) -> None:
+        """Renames .bin and then .idx into place, so that an .idx never stands before its .bin."""
+        for path in (bin_path(self.prefix), idx_path(self.prefix)):
+            commit(partial_path(path), path)
+
+
+def _write_idx(file: BinaryIO, lengths: np.ndarray, dtype: TokenDtype) -> FileHashes:
+    hasher = BlockHasher()
+
+    def put(data: Buffer) -> None:
+        file.write(data)
+        hasher.update(data)
+
+    documents = len(lengths)
+    put(HEADER.pack(MAGIC, IDX_VERSION, DTYPE_CODES[dtype], documents, documents + 1))
+    put(lengths.astype("<i4", copy=False))
+    start = 0
+    for chunk in range(0, documents, _CHUNK):
+        sizes = lengths[chunk : chunk + _CHUNK].astype(np.int64) * np.dtype(dtype).itemsize
+        ends = start + np.cumsum(sizes)
+        put((ends - sizes).astype("<i8", copy=False))
+        start = int(ends[-1])
+    for chunk in range(0, documents + 1, _CHUNK):
+        put(np.arange(chunk, min(chunk + _CHUNK, documents + 1), dtype="<i8"))
+    return hasher.finish()
