@@ -19,6 +19,10 @@ class UserError(Exception):
         text = f"{where}: {problem}" + (f"; {mend}" if mend else "")
         super().__init__(" ".join(text.split()))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
+        """Errors travel between ranks."""
+        return type(self), (self.where, self.problem, self.mend)
+
 
 def nearest(name: str, legal: Iterable[str]) -> str:
     """A mend for an unknown name: the legal name that looks most like it, or all of them."""

@@ -37,7 +37,9 @@ class ModelSettings(Settings):
     ffn_hidden_size: int | None = Field(None, ge=1, description="width inside the feed-forward layer")
     num_attention_heads: int | None = Field(None, ge=1, description="query heads")
     num_query_groups: int | None = Field(None, ge=1, description="key/value heads (grouped-query attention)")
-    kv_channels: int | None = Field(None, ge=1, description="width of a head; default hidden_size / num_attention_heads")
+    kv_channels: int | None = Field(
+        None, ge=1, description="width of a head; default hidden_size / num_attention_heads"
+    )
     layernorm_epsilon: float | None = Field(None, gt=0, description="epsilon of the RMS norms")
     rotary_base: float | None = Field(None, gt=0, description="theta of the rotary position embedding")
     vocab_size: int | None = Field(None, ge=2, description="tokens of the vocabulary, before padding")

@@ -32,15 +32,27 @@ class Difference:
 TABLE: tuple[Difference, ...] = (
     Difference("device", "cpu", "cuda", "where tensors live"),
     Difference("backend", "gloo", "nccl", "torch.distributed backend"),
-    Difference("optimizer", "torch adam", "fused adam", "both keep the step count in the param group: one checkpoint format"),
+    Difference(
+        "optimizer", "torch adam", "fused adam", "both keep the step count in the param group: one checkpoint format"
+    ),
     Difference("masked_softmax_fusion", False, True, "a CUDA kernel", config=True),
-    Difference("gradient_accumulation_fusion", False, False, "needs apex's or TE's wgrad kernel: step 6 turns it on", config=True),
+    Difference(
+        "gradient_accumulation_fusion",
+        False,
+        False,
+        "needs apex's or TE's wgrad kernel: step 6 turns it on",
+        config=True,
+    ),
     Difference("apply_rope_fusion", False, True, "a CUDA kernel", config=True),
     Difference("bias_activation_fusion", False, True, "compiled for the GPU", config=True),
     Difference("bias_dropout_fusion", False, True, "compiled for the GPU", config=True),
     Difference("persist_layer_norm", False, False, "apex only; our norms are RMS", config=True),
-    Difference("use_cpu_initialization", True, True, "the same fresh weights for every tensor-parallel size", config=True),
-    Difference("deallocate_pipeline_outputs", False, True, "frees activations once sent; gloo still reads them", config=True),
+    Difference(
+        "use_cpu_initialization", True, True, "the same fresh weights for every tensor-parallel size", config=True
+    ),
+    Difference(
+        "deallocate_pipeline_outputs", False, True, "frees activations once sent; gloo still reads them", config=True
+    ),
 )
 
 

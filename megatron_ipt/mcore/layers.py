@@ -41,7 +41,9 @@ class DotProductAttention(torch.nn.Module):
     def __init__(self, config: TransformerConfig, *_: Any, softmax_scale: float | None = None, **__: Any) -> None:
         super().__init__()
         if config.context_parallel_size > 1:
-            raise UserError("train.context_parallel_size", "the local layers have no context parallelism", "set it to 1")
+            raise UserError(
+                "train.context_parallel_size", "the local layers have no context parallelism", "set it to 1"
+            )
         self.scale = softmax_scale
 
     def forward(

@@ -85,9 +85,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     A rank of another stage passes zeros.
     """
     dist.all_reduce(values, group=mpu.get_data_parallel_group(with_context_parallel=True))
-    dist.broadcast(
-        values, mpu.get_pipeline_model_parallel_last_rank(), group=mpu.get_pipeline_model_parallel_group()
-    )
+    dist.broadcast(values, mpu.get_pipeline_model_parallel_last_rank(), group=mpu.get_pipeline_model_parallel_group())
     return values
 
 

@@ -1,0 +1,98 @@
+"""The numbers of a decoder-only model under Megatron's names, and which layouts divide it.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from data_prep.errors import UserError
+from megatron_ipt.recipe import ModelSettings, TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A Llama-style decoder: RMS norm, rotary positions, SwiGLU, grouped-query attention, no biases."""
+
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    layernorm_epsilon: float
+    rotary_base: float
+    vocab_size: int
+    share_embeddings_and_output_weights: bool = False
+    init_method_std: float = 0.02
+    family: str = "llama"
+
+    def parameters(self, vocab_size: int | None = None) -> int:
+        """Number of weights, with the vocabulary as it is or padded to `vocab_size`."""
+        heads = self.num_attention_heads + 2 * self.num_query_groups
+        attention = self.hidden_size * self.kv_channels * (heads + self.num_attention_heads)
+        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        tables = 1 if self.share_embeddings_and_output_weights else 2
+        return self.num_layers * layer + self.hidden_size + tables * (vocab_size or self.vocab_size) * self.hidden_size
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def with_settings(base: Architecture | None, model: ModelSettings) -> Architecture:
+    """`base` (from a Hugging Face directory, or nothing) with the numbers that the recipe sets itself."""
+    names = {field.name for field in fields(Architecture)} & set(ModelSettings.model_fields)
+    given = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
+    if base is not None:
+        return replace(base, **given)
+    defaults = {"layernorm_epsilon": 1e-5, "rotary_base": 10000.0, **given}
+    if "num_attention_heads" in given:
+        defaults.setdefault("num_query_groups", given["num_attention_heads"])
+        if "hidden_size" in given:
+            defaults.setdefault("kv_channels", given["hidden_size"] // given["num_attention_heads"])
+    missing = [field.name for field in fields(Architecture)[:9] if field.name not in defaults]
+    if missing:
+        raise UserError(
+            "model", f"neither load_hf nor {', '.join(missing)} is set", "set model.load_hf or every number"
+        )
+    return Architecture(**defaults)
+
+
+def padded_vocab_size(architecture: Architecture, model: ModelSettings, train: TrainSettings) -> int:
+    """Megatron's padding: the next multiple of make_vocab_size_divisible_by x tensor_model_parallel_size."""
+    multiple = model.make_vocab_size_divisible_by * train.tensor_model_parallel_size
+    return -(-architecture.vocab_size // multiple) * multiple
+
+
+def check_layout(architecture: Architecture, train: TrainSettings, world_size: int) -> None:
+    """UserError, with what would work, for a layout that does not divide the model, the batch or the world."""
+    tensor, pipeline = train.tensor_model_parallel_size, train.pipeline_model_parallel_size
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
+        _divides("tensor_model_parallel_size", tensor, name, getattr(architecture, name))
+    if train.sequence_parallel:
+        _divides("tensor_model_parallel_size", tensor, "seq_length", train.seq_length)
+    _divides("pipeline_model_parallel_size", pipeline, "num_layers", architecture.num_layers)
+    if train.virtual_pipeline_model_parallel_size:
+        _divides(
+            "virtual_pipeline_model_parallel_size",
+            train.virtual_pipeline_model_parallel_size,
+            f"the {architecture.num_layers // pipeline} layers of a stage",
+            architecture.num_layers // pipeline,
+        )
+    _divides("tensor_model_parallel_size x pipeline_model_parallel_size", tensor * pipeline, "the world", world_size)
+    replicas = world_size // (tensor * pipeline)
+    batch = train.micro_batch_size * replicas
+    if train.global_batch_size % batch:
+        below, above = train.global_batch_size // batch * batch, (train.global_batch_size // batch + 1) * batch
+        raise UserError(
+            "train.global_batch_size",
+            f"{train.global_batch_size} is no multiple of micro_batch_size x data-parallel size = {batch}",
+            f"use {below or above} or {above}" if below else f"use {above}",
+        )
+
+
+def _divides(setting: str, parts: int, name: str, whole: int) -> None:
+    if whole % parts:
+        legal = [size for size in range(1, min(whole, 64) + 1) if whole % size == 0]
+        raise UserError(
+            f"train.{setting}", f"{parts} does not divide {name} ({whole})", f"use one of {', '.join(map(str, legal))}"
+        )

@@ -1,0 +1,230 @@
+"""Sharded checkpoints that any layout can load: megatron-core's distributed checkpoint, and a run card beside it.
+
+    SAVE/iter_0000030/                        written as iter_0000030.partial, renamed when all of it is on disk
+        __0_0.distcp ... .metadata ...        megatron-core's (torch_dist)
+        run_card.json                         what made it: architecture, recipe, data position, versions
+        integrity.json                        megatron-core's SHA-256 of every file above
+    SAVE/latest_checkpointed_iteration.txt    moves last
+
+The optimizer's state is `fully_reshardable`.  The files hold pickles: nothing is opened before every file has the
+hash that integrity.json gives it, and a file that it does not list is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core import parallel_state as mpu
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.validation import save_integrity_manifest, verify_integrity_manifest
+from megatron.core.optimizer import MegatronOptimizer
+
+from data_prep.errors import UserError
+from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore.model import unwrap
+
+LATEST = "latest_checkpointed_iteration.txt"
+CARD = "run_card.json"
+INTEGRITY = "integrity.json"
+CARD_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunCard:
+    """What a checkpoint is.  `consumed_samples` with `blend_hash` is the whole data position."""
+
+    iteration: int
+    consumed_samples: int
+    architecture: Architecture
+    padded_vocab_size: int
+    blend_hash: str
+    load_hf: str
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"format_version": CARD_FORMAT_VERSION, **plain, "architecture": self.architecture.to_json()}
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> RunCard:
+        """The card of an `iter_*` folder; UserError where there is none or it is of another format."""
+        path = checkpoint / CARD
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(
+                checkpoint, f"not a checkpoint of ours ({CARD} is missing)", "give an iter_* folder"
+            ) from error
+        except ValueError as error:
+            raise UserError(path, f"not JSON ({error})", "use another checkpoint") from error
+        if row.pop("format_version", None) != CARD_FORMAT_VERSION:
+            raise UserError(path, f"not format version {CARD_FORMAT_VERSION}", "use the version of ipt that wrote it")
+        return cls(**{**row, "architecture": Architecture(**row["architecture"])})
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest finished checkpoint under `folder`, or None; UserError if the one that `latest` names is gone."""
+    tracker = folder / LATEST
+    if not tracker.exists():
+        return None
+    checkpoint = folder / f"iter_{int(tracker.read_text().strip()):07d}"
+    if not checkpoint.is_dir():
+        raise UserError(
+            tracker, f"names {checkpoint.name}, which is not there", "restore it or write another iteration"
+        )
+    return checkpoint
+
+
+def resolve(path: Path) -> Path:
+    """`path` itself if it is an iter_* folder, else the newest checkpoint below it."""
+    found = path if (path / CARD).exists() else latest(path)
+    if found is None:
+        raise UserError(path, "no checkpoint there", f"give an iter_* folder or one with {LATEST}")
+    return found
+
+
+def save(folder: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> Path:
+    """Write SAVE/iter_N, then move `latest` to it.  All ranks call it; a full disk leaves the one before usable."""
+    final = folder / f"iter_{card.iteration:07d}"
+    partial = final.with_name(final.name + ".partial")
+    failure = _on_main(lambda: _fresh_folder(partial))
+    if failure is None:
+        try:
+            state = _state(chunks, optimizer, is_loading=False)
+            dist_checkpointing.save(
+                state, str(partial), content_metadata=_metadata(content=True), async_strategy="mcore"
+            )
+        except (OSError, CheckpointingException, RuntimeError) as error:
+            failure = error
+    failure = _agree(failure)
+    if failure is None:
+        failure = _on_main(lambda: _commit(partial, final, card))
+    if failure is not None:
+        raise UserError(final, f"the checkpoint was not written ({failure})", _mend(folder, failure))
+    return final
+
+
+def load(checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
+    """Read weights, and the optimizer's state if one is given, into this rank's layout.  Hashes first."""
+    verify(checkpoint)
+    try:
+        state = dist_checkpointing.load(_state(chunks, optimizer, is_loading=True), str(checkpoint))
+    except (CheckpointingException, KeyError, RuntimeError) as error:
+        raise UserError(checkpoint, f"does not fit this model ({error})", "use the recipe that wrote it") from error
+    for index, chunk in enumerate(chunks):
+        unwrap(chunk).load_state_dict(state[_model_key(index, chunks)])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+
+
+def verify(checkpoint: Path) -> None:
+    """UserError unless every file is listed in integrity.json and has the hash given there.  Opens no pickle."""
+    try:
+        listed = json.loads((checkpoint / INTEGRITY).read_text(encoding="utf-8"))["files"]
+        verify_integrity_manifest(str(checkpoint))
+    except (OSError, ValueError, KeyError, CheckpointingException) as error:
+        raise UserError(checkpoint, f"not as it was written ({error})", "use another checkpoint") from error
+    foreign = sorted({path.name for path in checkpoint.iterdir()} - set(listed) - {INTEGRITY})
+    if foreign:
+        raise UserError(checkpoint / foreign[0], f"{INTEGRITY} does not list this file", "remove it if it is not yours")
+
+
+def _state(
+    chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None, *, is_loading: bool
+) -> dict[str, Any]:
+    metadata = _metadata(content=False)
+    state: dict[str, Any] = {
+        _model_key(index, chunks): unwrap(chunk).sharded_state_dict(metadata=metadata)
+        for index, chunk in enumerate(chunks)
+    }
+    if optimizer is not None:
+        state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=metadata)
+    return state
+
+
+def _model_key(index: int, chunks: Sequence[torch.nn.Module]) -> str:
+    return "model" if len(chunks) == 1 else f"model{index}"
+
+
+def _metadata(*, content: bool) -> dict[str, Any]:
+    """How the optimizer is sharded; `content` is the part that is stored."""
+    stored: dict[str, Any] = {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "distrib_optim_fully_reshardable_mem_efficient": False,
+        "chained_optim_avoid_prefix": True,
+        "singleton_local_shards": False,
+    }
+    return stored if content else {**stored, "dp_cp_group": mpu.get_data_parallel_group(with_context_parallel=True)}
+
+
+def _fresh_folder(partial: Path) -> None:
+    """An empty folder for the checkpoint to come; what an interrupted save left is removed."""
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+
+
+def _commit(partial: Path, final: Path, card: RunCard) -> None:
+    """The card, the hashes, the rename, then `latest`."""
+    (partial / CARD).write_text(json.dumps(card.to_json(), indent=2), encoding="utf-8")
+    save_integrity_manifest(str(partial))
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    tracker = final.parent / LATEST
+    waiting = tracker.with_suffix(".partial")
+    waiting.write_text(str(card.iteration), encoding="utf-8")
+    waiting.replace(tracker)
+
+
+def _on_main(action: Callable[[], None]) -> Exception | None:
+    """Run `action` on rank 0; every rank gets its exception, or None."""
+    failure: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except (OSError, CheckpointingException) as error:
+            failure = error
+    return _agree(failure)
+
+
+def _agree(failure: Exception | None) -> Exception | None:
+    """The first failure of any rank, on every rank."""
+    failures: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure if failure is None else OSError(_errno(failure), _line(failure)))
+    return next((found for found in failures if found is not None), None)
+
+
+def _errno(error: BaseException) -> int:
+    """The error number of an OSError anywhere in the chain of causes or in the text of megatron-core's exception."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno:
+            return seen.errno
+        seen = seen.__cause__ or seen.__context__
+    return errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else errno.EIO
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _mend(folder: Path, failure: Exception) -> str:
+    before = latest(folder)
+    kept = f"{before.name} is untouched" if before else "nothing was there before"
+    cause = (
+        "free space on the disk" if isinstance(failure, OSError) and failure.errno == errno.ENOSPC else "see the cause"
+    )
+    return f"{cause} and start again; {kept}"

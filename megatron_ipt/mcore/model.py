@@ -1,0 +1,162 @@
+"""The model of this rank: GPTModel chunks, their data-parallel wrapping, and forward/backward over them.
+
+The one file that names GPTModel.  megatron-core 0.19 deprecates it in favour of HybridModel, which has no rope
+scaling, ships Transformer Engine specs only and rejects virtual pipelining: docs/decisions/0001 says when to move.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from megatron.core import parallel_state as mpu
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.module import Float16Module, MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore import config as configs
+from megatron_ipt.mcore import device, parallel
+from megatron_ipt.mcore.layers import block_spec
+from megatron_ipt.recipe import TrainSettings
+
+Batch = Mapping[str, torch.Tensor]
+"""tokens, labels, position_ids: int64 [micro batch, sequence]; loss_mask: float32 of the same shape."""
+
+
+def build(
+    architecture: Architecture, config: TransformerConfig, train: TrainSettings, vocab_size: int
+) -> list[GPTModel]:
+    """This rank's chunks (one, or one a virtual stage) with fresh weights; `vocab_size` is the padded one."""
+    chunks = []
+    for index in range(train.virtual_pipeline_model_parallel_size or 1):
+        vp_stage = index if train.virtual_pipeline_model_parallel_size else None
+        chunk = GPTModel(
+            config=config,
+            transformer_layer_spec=block_spec(config, vp_stage),
+            vocab_size=vocab_size,
+            max_sequence_length=train.seq_length,
+            pre_process=mpu.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+            post_process=mpu.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+            parallel_output=True,
+            share_embeddings_and_output_weights=architecture.share_embeddings_and_output_weights,
+            position_embedding_type="rope",
+            rotary_base=architecture.rotary_base,
+            vp_stage=vp_stage,
+        )
+        chunks.append(chunk.to(device.pick("device")))
+    return chunks
+
+
+def wrap(chunks: Sequence[GPTModel], config: TransformerConfig, train: TrainSettings) -> list[DistributedDataParallel]:
+    """The chunks in bf16 if asked, under Megatron's data parallelism.
+
+    Weights must be in before: the optimizer's fp32 masters are made from what stands here.
+    """
+    inner = [Float16Module(config, chunk) if train.bf16 else chunk for chunk in chunks]
+    ddp = configs.ddp_config(train)
+    wrapped = [
+        DistributedDataParallel(config, ddp, chunk, disable_bucketing=index > 0) for index, chunk in enumerate(inner)
+    ]
+    config.finalize_model_grads_func = finalize_model_grads
+    if train.overlap_grad_reduce:
+        no_sync = [chunk.no_sync for chunk in wrapped]
+        config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
+    return wrapped
+
+
+def unwrap(chunk: torch.nn.Module) -> GPTModel:
+    while hasattr(chunk, "module"):
+        chunk = chunk.module
+    return chunk  # type: ignore[return-value]
+
+
+def named_parameters(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """(name, parameter) with layer numbers counted over the whole model, from 0, on every rank."""
+    for chunk in chunks:
+        model = unwrap(chunk)
+        numbers = {
+            f"decoder.layers.{index}.": layer.layer_number - 1 for index, layer in enumerate(model.decoder.layers)
+        }
+        for name, parameter in model.named_parameters():
+            prefix = ".".join(name.split(".", 3)[:3]) + "."
+            if prefix in numbers:
+                name = f"decoder.layers.{numbers[prefix]}.{name[len(prefix) :]}"
+            yield name, parameter
+
+
+def sum_of_losses(loss_mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """The sum of unmasked token losses and their count; megatron-core divides by the global count (nats)."""
+    total = (losses.float() * loss_mask).sum()
+    count = loss_mask.sum().to(torch.int)
+    return total, count, {"loss": torch.stack([total.detach(), count.float()]).double()}
+
+
+def forward_step(batches: Iterator[Batch], model: MegatronModule) -> tuple[torch.Tensor, Callable[..., Any]]:
+    batch = next(batches)
+    output = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+    return output, functools.partial(sum_of_losses, batch["loss_mask"])
+
+
+def run_batch(
+    chunks: Sequence[MegatronModule], batches: Callable[[], Iterator[Batch]], train: TrainSettings, *, backward: bool
+) -> tuple[float, int]:
+    """One global batch, forward and perhaps backward: (mean loss in nats, unmasked tokens), the same on every rank.
+
+    `batches` makes a new iterator over this rank's micro batches.  Gradients stay in the chunks' buffers.
+    """
+    replicas = mpu.get_data_parallel_world_size()
+    reports = _schedule(chunks, batches, train, forward_step, train.global_batch_size // replicas, not backward)
+    total = torch.zeros(2, dtype=torch.float64, device=device.pick("device"))
+    for report in reports:
+        total += report["loss"]
+    loss, count = parallel.sum_over_ranks(total).tolist()
+    return loss / max(count, 1.0), int(count)
+
+
+def logits(chunks: Sequence[MegatronModule], batch: Batch, train: TrainSettings) -> torch.Tensor | None:
+    """Logits of one micro batch, [batch, sequence, padded vocabulary], on the ranks of the last stage; else None."""
+
+    def step(batches: Iterator[Batch], model: MegatronModule) -> tuple[torch.Tensor, Callable[..., Any]]:
+        item = next(batches)
+        output = model(item["tokens"], item["position_ids"], None)
+        return output, lambda tensor, non_loss_data: tensor
+
+    count, length = batch["tokens"].shape
+    single = train.model_copy(update={"micro_batch_size": count, "seq_length": length})
+    # the interleaved schedule wants as many micro batches as there are stages
+    copies = train.pipeline_model_parallel_size if len(chunks) > 1 else 1
+    repeated = functools.partial(itertools.repeat, batch, copies)
+    with torch.no_grad():
+        collected = _schedule(chunks, repeated, single, step, count * copies, True, collect_non_loss_data=True)
+    return parallel.gather_tensor_parallel(collected[0]) if collected else None
+
+
+def _schedule(
+    chunks: Sequence[MegatronModule],
+    batches: Callable[[], Iterator[Batch]],
+    train: TrainSettings,
+    step: Callable[..., Any],
+    samples: int,
+    forward_only: bool,
+    **options: Any,
+) -> list[Any]:
+    """megatron-core's pipeline schedule over `samples` samples of this data-parallel rank."""
+    several = len(chunks) > 1
+    result: list[Any] = get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[batches() for _ in chunks] if several else batches(),
+        model=list(chunks) if several else chunks[0],
+        num_microbatches=samples // train.micro_batch_size,
+        seq_length=train.seq_length,
+        micro_batch_size=train.micro_batch_size,
+        decoder_seq_length=train.seq_length,
+        forward_only=forward_only,
+        **options,
+    )
+    return result
