@@ -6,17 +6,18 @@ starts with the token that was the last label of the one before.  Unlike Megatro
 sequence is kept: each token but the very first is a label exactly once.
 
 The table depends on the dataset, the sequence length, the policy and the seed, on nothing of a run;
-their hash is in the name `PREFIX.pack-<hash>`.  The file is three arrays in numpy's .npy form, one
-after the other, to be memory-mapped: where the pieces of sequence k start (int64 [N + 1]), the
-pieces (int64 [P, 3]: document, offset, length), and the xxh3_128 of all bytes before it.
+their hash is in the name `PREFIX.pack-<hash>`.  The file, little endian and memory-mapped: a header
+(magic, version, sequences N, pieces P), the pieces (int64 [P, 3]: document, offset, length), where
+the pieces of sequence k start (int64 [N + 1]), and the xxh3_128 of all bytes before it.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import xxhash
@@ -26,6 +27,9 @@ from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.manifest import BLOCK_BYTES, Manifest, commit, content_hash, partial_path
 
 PACK_FORMAT_VERSION = 1
+MAGIC = b"IPTPACK\0"
+HEADER = struct.Struct("<8sQQQ")
+DIGEST_BYTES = 16
 
 PackPolicy = Literal["concatenate"]
 
@@ -96,19 +100,20 @@ def open_pack(path: Path, check_bytes: bool = False) -> PackTable:
     """
     if not path.is_file():
         raise UserError(path, "no such pack table", "run `ipt blend plan` again")
-    try:
-        with path.open("rb") as file:
-            starts, rows = _map_array(path, file), _map_array(path, file)
-            hashed = file.tell()
-            digest = _map_array(path, file)
-            whole = file.tell() == path.stat().st_size
-    except (ValueError, OSError, SyntaxError) as error:
-        raise UserError(path, f"not a pack table, or cut short ({error})", _MEND) from error
-    if not whole or rows.ndim != 2 or rows.shape[1] != 3 or starts[-1] != len(rows):
-        raise UserError(path, "not a pack table: its parts do not fit together", _MEND)
-    if check_bytes and _hash_file(path, hashed) != digest.tobytes():
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(HEADER.size).ljust(HEADER.size, b"\0")
+    magic, version, sequences, pieces = HEADER.unpack(header)
+    if magic != MAGIC or version != PACK_FORMAT_VERSION:
+        raise UserError(path, f"not a pack table of version {PACK_FORMAT_VERSION}", _MEND)
+    hashed = HEADER.size + 24 * pieces + 8 * (sequences + 1)
+    if size != hashed + DIGEST_BYTES:
+        raise UserError(path, f"{size} bytes where its header announces {hashed + DIGEST_BYTES}", _MEND)
+    raw = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    if check_bytes and _hash_file(path, hashed) != raw[hashed:].tobytes():
         raise UserError(path, "damaged: its bytes do not fit the hash at its end", _MEND)
-    return PackTable(path, starts, rows)
+    rows, starts = np.split(raw[HEADER.size : hashed].view("<i8"), [3 * pieces])
+    return PackTable(path, starts, rows.reshape(-1, 3))
 
 
 def document_order(documents: int, seed: int) -> np.ndarray:
@@ -152,30 +157,21 @@ def _splitmix64(values: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, lengths: np.ndarray, seq_length: int, seed: int) -> None:
-    order = document_order(len(lengths), seed)
-    counts = np.concatenate([counts for counts, _ in concatenate(lengths, order, seq_length)])
-    starts = np.concatenate(([0], np.cumsum(counts)))
     partial = partial_path(path)
+    counts = [np.zeros(1, np.int64)]
     with partial.open("wb") as file:
-        np.save(file, starts.astype("<i8"))
-        header = {"descr": "<i8", "fortran_order": False, "shape": (int(starts[-1]), 3)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for _, rows in concatenate(lengths, order, seq_length):
+        file.write(bytes(HEADER.size))
+        for counted, rows in concatenate(lengths, document_order(len(lengths), seed), seq_length):
+            counts.append(counted)
             file.write(np.ascontiguousarray(rows, "<i8"))
+        starts = np.cumsum(np.concatenate(counts))
+        file.write(starts.astype("<i8", copy=False))
         hashed = file.tell()
-    digest = np.frombuffer(_hash_file(partial, hashed), np.uint8)
+        file.seek(0)
+        file.write(HEADER.pack(MAGIC, PACK_FORMAT_VERSION, len(starts) - 1, int(starts[-1])))
     with partial.open("ab") as file:
-        np.save(file, digest)
+        file.write(_hash_file(partial, hashed))
     commit(partial, path)
-
-
-def _map_array(path: Path, file: BinaryIO) -> np.ndarray:
-    """Maps the .npy array at the position of `file`, and moves behind it."""
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    array = np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
-    file.seek(array.nbytes, 1)
-    return array.view(np.ndarray)
 
 
 def _hash_file(path: Path, size: int) -> bytes:

@@ -1,0 +1,47 @@
+"""Fixtures shared by the tests of both halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.indexing.writer import IndexedDatasetWriter
+from data_prep.manifest import Manifest, TokenizerIdentity
+
+WriteDataset = Callable[..., Manifest]
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> WriteDataset:
+    """Writes documents of token ids as a dataset with its manifest; keywords change the tokenizer's identity."""
+
+    def write(prefix: Path, documents: Sequence[Sequence[int]], **identity: Any) -> Manifest:
+        defaults = {"fingerprint": "f", "vocab_size": 1000, "bos_id": None, "eos_id": 0, "eod_id": 0}
+        policy = {"prepend_bos": False, "append_eod": True}
+        tokenizer = TokenizerIdentity(**{**defaults, **policy, **identity})
+        with IndexedDatasetWriter(prefix, tokenizer.vocab_size) as writer:
+            for document in documents:
+                writer.add_document(np.array(document))
+            bin_hashes, idx_hashes = writer.finish()
+            writer.commit()
+        manifest = Manifest(
+            tokenizer=tokenizer,
+            dtype=writer.dtype,
+            documents=writer.documents,
+            tokens=writer.tokens,
+            text_bytes=4 * writer.tokens,
+            dropped={},
+            bin=bin_hashes,
+            idx=idx_hashes,
+            settings={},
+            inputs=(),
+            created_by="test",
+        )
+        manifest.write(prefix)
+        return manifest
+
+    return write

@@ -1,0 +1,170 @@
+"""`index`: real text in, a dataset with lineage and manifest out; nothing half done stays behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from data_prep.errors import UserError
+from data_prep.indexing import index
+from data_prep.indexing.lineage import read_lineage
+from data_prep.indexing.reader import IndexedDatasetReader
+from data_prep.indexing.verify import verify
+from data_prep.manifest import read_manifest
+from data_prep.records import Document, Span, TrainingText
+from data_prep.settings import IndexSettings
+
+TEXTS = ["The cell divides.", "<|end|> is text here", "Zwölf Boxkämpfer", "数据 🙂"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bytes as tokens (ids 1 to 256) and `<|end|>` (id 0), which ends documents."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    vocab = {"<|end|>": 0} | {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=1)}
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
+def files_at(prefix: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in prefix.parent.glob(f"{prefix.name}*")}
+
+
+def test_documents_become_their_bytes_and_an_end(tmp_path: Path, tokenizer_dir: Path) -> None:
+    documents = [Document(str(number), text).to_json() for number, text in enumerate(TEXTS)]
+    first = write_rows(tmp_path / "first.jsonl", [*documents[:2], {"id": "blank", "text": " \n"}])
+    second = write_rows(tmp_path / "second.jsonl", [{"id": "none", "text": ""}, *documents[2:]])
+    seen: list[int] = []
+    manifest = index(IndexSettings(batch_size=4), [first, second], tokenizer_dir, tmp_path / "d", seen.append)
+    reader, tokenizer = IndexedDatasetReader(tmp_path / "d"), Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    for number, text in enumerate(TEXTS):
+        tokens = reader.document(number)
+        assert tokens[-1] == 0
+        assert 0 not in tokens[:-1]
+        assert tokenizer.decode(tokens[:-1].tolist()) == text
+        assert len(tokens) == len(text.encode()) + 1
+    text_bytes = sum(len(text.encode()) for text in TEXTS)
+    assert (manifest.documents, manifest.text_bytes, manifest.tokens) == (4, text_bytes, text_bytes + 4)
+    assert manifest.dropped == {"empty": 2}
+    assert sum(seen) == 6
+    assert [file.name for file in manifest.inputs] == ["first.jsonl", "second.jsonl"]
+    assert str(tmp_path) not in (tmp_path / "d.manifest.json").read_text()
+    assert verify(tmp_path / "d") == manifest == read_manifest(tmp_path / "d")
+
+
+def test_lineage_leads_back_from_every_document(tmp_path: Path, tokenizer_dir: Path) -> None:
+    augmented = TrainingText("chain-1", "ab?", ("doc-1", "doc-2"), "qa/plain", (Span(0, 3, "text"),))
+    rows = [{"id": "raw", "text": "xyz"}, {"id": "blank", "text": ""}, augmented.to_json()]
+    index(IndexSettings(), [write_rows(tmp_path / "in.jsonl", rows)], tokenizer_dir, tmp_path / "d")
+    assert read_lineage(tmp_path / "d").to_pylist() == [
+        {
+            "id": "raw",
+            "document_ids": ["raw"],
+            "template": "",
+            "source_file": "in.jsonl",
+            "first_token": 0,
+            "tokens": 4,
+        },
+        {
+            "id": "chain-1",
+            "document_ids": ["doc-1", "doc-2"],
+            "template": "qa/plain",
+            "source_file": "in.jsonl",
+            "first_token": 4,
+            "tokens": 4,
+        },
+    ]
+
+
+def test_same_input_gives_the_same_bytes_whatever_the_batch(tmp_path: Path, tokenizer_dir: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": str(i), "text": "word " * i} for i in range(50)])
+    for name, size in (("a", 1), ("b", 7), ("c", 7)):
+        index(IndexSettings(batch_size=size), [source], tokenizer_dir, tmp_path / name)
+    manifests = [read_manifest(tmp_path / name) for name in "abc"]
+    assert len({manifest.data_hash for manifest in manifests}) == 1
+    assert manifests[1] == manifests[2]
+
+
+@pytest.mark.parametrize(
+    ("bad", "where"),
+    [(b"{", "bad.jsonl:2"), (b'{"id": "1"}', "bad.jsonl:2"), (b'{"id": 1, "text": "x"}', "bad.jsonl:2")],
+)
+def test_a_bad_line_is_named_and_the_old_dataset_stays(
+    tmp_path: Path, tokenizer_dir: Path, bad: bytes, where: str
+) -> None:
+    prefix = tmp_path / "d"
+    index(IndexSettings(), [write_rows(tmp_path / "good.jsonl", [{"id": "1", "text": "x"}])], tokenizer_dir, prefix)
+    before = files_at(prefix)
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b'{"id": "0", "text": "new"}\n' + bad + b"\n")
+    with pytest.raises(UserError, match=where):
+        index(IndexSettings(), [path], tokenizer_dir, prefix)
+    assert files_at(prefix) == before
+    verify(prefix)
+
+
+def test_no_text_at_all_is_an_error(tmp_path: Path, tokenizer_dir: Path) -> None:
+    with pytest.raises(UserError, match="no document with text"):
+        source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "text": "\n"}])
+        index(IndexSettings(), [source], tokenizer_dir, tmp_path / "d")
+    assert not files_at(tmp_path / "d")
+
+
+def test_crash_while_putting_in_place_leaves_nothing_that_is_vouched_for(
+    tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = tmp_path / "d"
+    old = write_rows(tmp_path / "old.jsonl", [{"id": "1", "text": "old"}])
+    new = write_rows(tmp_path / "new.jsonl", [{"id": "1", "text": "new"}])
+    index(IndexSettings(), [old], tokenizer_dir, prefix)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_prep.manifest.Manifest.write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        index(IndexSettings(), [new], tokenizer_dir, prefix)
+    with pytest.raises(UserError, match="no manifest"):
+        verify(prefix)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".idx"])
+def test_every_flipped_byte_is_found_and_named(tmp_path: Path, tokenizer_dir: Path, suffix: str) -> None:
+    index(IndexSettings(), [write_rows(tmp_path / "i", [{"id": "1", "text": "text"}])], tokenizer_dir, tmp_path / "d")
+    path = tmp_path / f"d{suffix}"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(UserError, match=rf"d\{suffix}: block 0"):
+            verify(tmp_path / "d")
+
+
+def test_data_rewritten_behind_the_manifest_is_stale(tmp_path: Path, tokenizer_dir: Path, write_dataset) -> None:
+    index(IndexSettings(), [write_rows(tmp_path / "i", [{"id": "1", "text": "text"}])], tokenizer_dir, tmp_path / "d")
+    write_dataset(tmp_path / "other", [[1, 2, 0]])
+    for suffix in (".bin", ".idx"):
+        (tmp_path / f"other{suffix}").replace(tmp_path / f"d{suffix}")
+    with pytest.raises(UserError, match=r"d\.bin: .* stale or foreign"):
+        verify(tmp_path / "d")
+
+
+def test_bos_and_eod_follow_the_settings(tmp_path: Path, tokenizer_dir: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "text": "ab"}])
+    manifest = index(IndexSettings(append_eod=False), [source], tokenizer_dir, tmp_path / "d")
+    assert (manifest.tokenizer.append_eod, manifest.tokens) == (False, 2)
+    assert 0 not in np.array(IndexedDatasetReader(tmp_path / "d").document(0))

@@ -1,0 +1,100 @@
+"""The pack table: every token but the first is a label exactly once, as Megatron cuts, and damage is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep import packing
+from data_prep.errors import UserError
+from data_prep.packing import Piece, concatenate, document_order, open_pack, pack, pack_path
+
+LENGTHS = st.lists(st.integers(0, 20), min_size=1, max_size=40).filter(lambda lengths: sum(lengths) >= 2)
+
+
+def sequences_of(lengths: list[int], seed: int, seq_length: int) -> list[list[tuple[int, int]]]:
+    """The (document, offset) of every token of every sequence."""
+    array = np.array(lengths)
+    sequences = []
+    for counts, rows in concatenate(array, document_order(len(array), seed), seq_length):
+        for part in np.split(rows, np.cumsum(counts)[:-1]):
+            sequences.append([(d, offset + i) for d, offset, length in part.tolist() for i in range(length)])
+    return sequences
+
+
+@given(LENGTHS, st.integers(0, 5), st.integers(1, 30), st.integers(1, 4))
+def test_every_token_but_the_first_is_a_label_once(lengths, seed, seq_length, chunk) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_CHUNK", chunk)
+        sequences = sequences_of(lengths, seed, seq_length)
+    order = document_order(len(lengths), seed).tolist()
+    stream = [(document, offset) for document in order for offset in range(lengths[document])]
+    assert [label for sequence in sequences for label in sequence[1:]] == stream[1:]
+    assert all(len(sequence) == seq_length + 1 for sequence in sequences[:-1])
+    assert 2 <= len(sequences[-1]) <= seq_length + 1
+    for before, after in zip(sequences[:-1], sequences[1:], strict=True):
+        assert after[0] == before[-1]
+
+
+def test_whole_sequences_are_those_of_megatron() -> None:
+    helpers = pytest.importorskip("megatron.core.datasets.helpers")
+    lengths = np.random.default_rng(0).integers(1, 60, 500).astype(np.int32)
+    order = document_order(500, 3)
+    theirs = helpers.build_sample_idx(lengths, order.astype(np.int32), 32, 1, int(lengths.sum()), True, True)
+    starts = [sequence[0] for sequence in sequences_of(lengths.tolist(), 3, 32)]
+    # Megatron may point behind the last token of a document where we point at the next one's first.
+    expected = [(order[place], offset) for place, offset in theirs[:-1].tolist()]
+    assert len(starts) - len(expected) in (0, 1)
+    assert starts[: len(expected)] == expected
+
+
+def test_order_is_a_permutation_that_never_changes() -> None:
+    assert sorted(document_order(1000, 7).tolist()) == list(range(1000))
+    assert document_order(8, 1234).tolist() == document_order(8, 1234).tolist()
+    assert document_order(1000, 7).tolist() != document_order(1000, 8).tolist()
+
+
+def test_table_is_built_once_and_named_by_all_it_depends_on(tmp_path: Path, write_dataset) -> None:
+    prefix = tmp_path / "d"
+    manifest = write_dataset(prefix, [[1, 2, 3], [4, 5, 0]])
+    table = pack(prefix, manifest, 2, seed=1)
+    written = table.path.stat().st_mtime_ns
+    assert pack(prefix, manifest, 2, seed=1).path.stat().st_mtime_ns == written
+    assert table.path.name.startswith("d.pack-")
+    assert not list(tmp_path.glob("*.partial"))
+    other = write_dataset(tmp_path / "e", [[1, 2, 3], [4, 5, 1]])
+    paths = {pack_path(prefix, *rest, "concatenate") for rest in ((manifest, 2, 1), (manifest, 3, 1), (manifest, 2, 2))}
+    assert len(paths | {pack_path(prefix, other, 2, 1, "concatenate")}) == 4
+
+
+def test_source_under_one_sequence_is_one_sequence(tmp_path: Path, write_dataset) -> None:
+    manifest = write_dataset(tmp_path / "d", [[1, 2, 0]])
+    table = pack(tmp_path / "d", manifest, 100, seed=1)
+    assert table.sequences == 1
+    assert table.pieces(0) == [Piece(0, 0, 3)]
+    with pytest.raises(IndexError):
+        table.pieces(1)
+
+
+def test_one_token_is_refused(tmp_path: Path, write_dataset) -> None:
+    manifest = write_dataset(tmp_path / "d", [[1]])
+    with pytest.raises(UserError, match="nothing to predict"):
+        pack(tmp_path / "d", manifest, 4, seed=1)
+
+
+def test_damage_is_found_and_named(tmp_path: Path, write_dataset) -> None:
+    manifest = write_dataset(tmp_path / "d", [[1, 2, 3], [4, 5, 0]])
+    path = pack(tmp_path / "d", manifest, 2, seed=1).path
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(UserError, match=path.name):
+            open_pack(path, check_bytes=True)
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError, match=path.name):
+            open_pack(path)
