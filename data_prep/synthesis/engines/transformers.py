@@ -1,0 +1,107 @@
+"""The engine of a laptop: a Hugging Face model in this process, through transformers.
+
+The prompts of a call run as one batch, padded on the left under an attention mask.  A completion
+ends at EOS or at any other special id: the wire format is plain text, and a model tuned for chat
+may close its turn with an id of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import xxhash
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data_prep.errors import UserError
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.engines import Completion
+
+
+class TransformersEngine:
+    """Batched generation; greedy at temperature 0, else sampled from a seed made of the prompts.
+
+    Raises:
+        UserError: no model can be loaded from the directory.
+    """
+
+    def __init__(self, model_dir: Path | str, settings: SynthesizeSettings) -> None:
+        folder = Path(model_dir)
+        self.settings = settings
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+        except (OSError, ValueError) as error:
+            raise UserError(folder, f"no model could be loaded ({error})", "give a Hugging Face model directory") from error
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self.stop_ids = sorted(self._special_ids())
+        self._identity = {
+            "engine": "transformers",
+            "model": fingerprint(folder),
+            "dtype": settings.dtype,
+            "max_new_tokens": settings.max_new_tokens,
+            "temperature": settings.temperature,
+            "seed": settings.seed if settings.temperature > 0 else None,
+        }
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self._identity
+
+    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
+        """One completion a prompt, in their order, generated as one batch."""
+        longest = max(map(len, prompts))
+        ids = torch.full((len(prompts), longest), self.stop_ids[0], dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+            mask[row, longest - len(prompt) :] = 1
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(self._batch_seed(prompts))
+            output = self.model.generate(ids.to(self.device), attention_mask=mask.to(self.device), **self._options())
+        rows = output[:, longest:].tolist()
+        return [self._completion(len(prompt), row) for prompt, row in zip(prompts, rows, strict=True)]
+
+    def _options(self) -> dict[str, Any]:
+        """Generation options; the model's own sampling defaults are switched off by name."""
+        options: dict[str, Any] = {
+            "max_new_tokens": self.settings.max_new_tokens,
+            "eos_token_id": self.stop_ids,
+            "pad_token_id": self.stop_ids[0],
+            "do_sample": self.settings.temperature > 0,
+            "repetition_penalty": 1.0,
+        }
+        if self.settings.temperature > 0:
+            options |= {"temperature": self.settings.temperature, "top_k": 0, "top_p": 1.0}
+        return options
+
+    def _completion(self, prompt_tokens: int, row: list[int]) -> Completion:
+        stop = next((place for place, token in enumerate(row) if token in self.stop_ids), None)
+        text = self.tokenizer.decode(row[:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        finished = stop is not None
+        return Completion(text, "stop" if finished else "length", prompt_tokens, len(row) if stop is None else stop + 1)
+
+    def _special_ids(self) -> set[int]:
+        eos = self.model.generation_config.eos_token_id
+        own = {eos} if isinstance(eos, int) else set(eos or ())
+        return own | set(self.tokenizer.all_special_ids) | {
+            index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special
+        }
+
+    def _batch_seed(self, prompts: Sequence[Sequence[int]]) -> int:
+        return xxhash.xxh3_64_intdigest(orjson.dumps([self.settings.seed, list(map(list, prompts))])) >> 1
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of the files that decide what a model writes: configuration, weights and tokenizer."""
+    digest = xxhash.xxh3_128()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
