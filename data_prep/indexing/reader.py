@@ -71,8 +71,6 @@ class IndexedDatasetReader:
 
     def document_lengths(self) -> np.ndarray:
         """Tokens of each document, int64 [documents]; one pass over the .idx."""
-        if len(self._lengths) == self.documents:
-            return self._lengths.astype(np.int64)
         totals = np.concatenate(([0], np.cumsum(self._lengths, dtype=np.int64)))
         return np.diff(totals[self._boundaries])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_blocks_do_not_depend_on_how_bytes_arrive(data: bytes, cuts: list[int], 
     whole, parts = BlockHasher(block_bytes), BlockHasher(block_bytes)
     whole.update(data)
     bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in itertools.pairwise(bounds):
         parts.update(data[start:stop])
     assert whole.finish() == parts.finish()
 
