@@ -156,5 +156,6 @@ def test_a_dataset_of_one_token_cannot_validate(tmp_path: Path, write_dataset) -
 
 
 def test_the_stream_needs_neither_torch_nor_a_tokenizer() -> None:
-    code = "import sys, megatron_ipt.data.stream; print(*{'torch', 'megatron', 'tokenizers', 'pyarrow'} & set(sys.modules))"
+    heavy = {"torch", "megatron", "tokenizers", "pyarrow"}
+    code = f"import sys, megatron_ipt.data.stream; print(*{heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
