@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data_prep.errors import UserError
 from data_prep.manifest import Manifest
 from data_prep.settings import IndexSettings
 
@@ -30,10 +31,16 @@ def index(
 
     Texts are tokenized whole; blank ones are dropped and counted.  The documents keep the order of
     `inputs`.  `progress` is called with the number of documents read since its last call.
-    Errors: a UserError for a bad input line, a missing tokenizer, or inputs without any text;
+    Errors: a UserError for a bad input line, a missing tokenizer, inputs without any text, or a full disk;
     nothing is left at `prefix` then, and an older dataset there stays as it was.
     """
     # Imported here: a trainer takes indexing.reader from this package without the tokenizers library.
     from data_prep.indexing.build import build
+    from data_prep.readers import DISK_FULL
 
-    return build(settings, inputs, tokenizer_dir, prefix, progress)
+    try:
+        return build(settings, inputs, tokenizer_dir, prefix, progress)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(prefix, "the disk is full", "free some space and run again") from error
+        raise

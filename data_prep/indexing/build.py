@@ -17,6 +17,9 @@ from data_prep.readers import read_jsonl
 from data_prep.records import TrainingText
 from data_prep.settings import IndexSettings
 
+# Settings that leave no trace in the dataset: a folder of this machine (its fingerprint is recorded), and speed.
+NOT_RECORDED = {"tokenizer", "batch_size"}
+
 Progress = Callable[[int], None]
 
 
@@ -57,7 +60,7 @@ def build(
             dropped=dict(dropped),
             bin=bin_hashes,
             idx=idx_hashes,
-            settings=settings.model_dump(mode="json"),
+            settings=settings.model_dump(mode="json", exclude=NOT_RECORDED),
             inputs=tuple(hash_input(path) for path in inputs),
             created_by=package_version(),
         )

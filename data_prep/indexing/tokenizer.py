@@ -3,9 +3,9 @@
 A literal `<|end_of_text|>` in a web page is text.  Tokenizers by default turn it into the control id,
 and the document ends there.  Three ways lead to that, and all are closed by renaming every control
 token, in the copy that encodes, to a name no text spells:
-- added tokens marked special are matched in raw text;
-- BOS or EOS may be an added token that is not marked special, which `encode_special_tokens` ignores;
-- a model whose vocabulary holds `</s>` (Unigram, WordLevel, some BPE merges) finds it as a word.
+- added tokens marked special are matched in raw text, unless `encode_special_tokens` is set;
+- BOS or EOS may be an added token that is not marked special, which that switch does not know;
+- a model whose own vocabulary holds `</s>` (Unigram, WordLevel, BPE by its merges) spells it anyway.
 Added tokens that are neither special nor named as control tokens are text (GPT-NeoX's runs of blanks).
 """
 
@@ -76,39 +76,29 @@ def load_tokenizer(directory: Path, settings: IndexSettings) -> TextTokenizer:
     """
     spec, named = _read_directory(directory)
     tokenizer = _parse(spec, directory)
-    bos, eos = named.get("bos_token"), named.get("eos_token")
-    eod = settings.eod_token or eos
-    identity = TokenizerIdentity(
-        fingerprint="",
-        vocab_size=max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
-        bos_id=_token_id(tokenizer, bos, directory, "bos_token"),
-        eos_id=_token_id(tokenizer, eos, directory, "eos_token"),
-        eod_id=_token_id(tokenizer, eod, directory, "eod_token"),
-        prepend_bos=False,
-        append_eod=False,
-    )
-    policy = {
-        "fingerprint": _fingerprint(spec, identity),
-        "prepend_bos": _prepend_bos(tokenizer, identity, settings, directory),
-        "append_eod": settings.append_eod,
-    }
-    if settings.append_eod and eod is None:
+    tokens = {"bos": named.get("bos_token"), "eos": named.get("eos_token")}
+    tokens["eod"] = settings.eod_token or tokens["eos"]
+    if settings.append_eod and tokens["eod"] is None:
         raise UserError(directory, "the tokenizer names no eos_token to end documents with", "set eod_token")
-    special = {token["content"] for token in spec.get("added_tokens", ()) if token["special"]}
-    control = special | set(named.values()) | ({eod} if eod else set())
-    forbidden = np.zeros(identity.vocab_size, np.bool_)
-    forbidden[[token for token in (identity.bos_id, identity.eos_id, identity.eod_id) if token is not None]] = True
-    return TextTokenizer(
-        TokenizerIdentity(**{**identity.model_dump(), **policy}),
-        _parse(without_control_tokens(spec, control), directory),
-        forbidden,
+    ids = {f"{key}_id": _token_id(tokenizer, token, directory, f"{key}_token") for key, token in tokens.items()}
+    identity = TokenizerIdentity(
+        fingerprint=_fingerprint(spec, ids),
+        vocab_size=max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
+        **ids,
+        prepend_bos=_prepend_bos(tokenizer, ids["bos_id"], settings, directory),
+        append_eod=settings.append_eod,
     )
+    special = {token["content"] for token in spec.get("added_tokens", ()) if token["special"]}
+    control = special | set(named.values()) | {token for token in tokens.values() if token is not None}
+    forbidden = np.zeros(identity.vocab_size, np.bool_)
+    forbidden[[token for token in ids.values() if token is not None]] = True
+    return TextTokenizer(identity, _parse(without_control_tokens(spec, control), directory), forbidden)
 
 
 def check_tokenizer(directory: Path, identity: TokenizerIdentity, where: object) -> None:
     """Refuses a tokenizer directory that is not the one `where` was written with."""
     spec, _ = _read_directory(directory)
-    if _fingerprint(spec, identity) != identity.fingerprint:
+    if _fingerprint(spec, identity.model_dump(include={"bos_id", "eos_id", "eod_id"})) != identity.fingerprint:
         mend = "give the directory of that tokenizer, or index the text again with this one"
         raise UserError(where, f"was written with another tokenizer than the one in {directory}", mend)
 
@@ -184,17 +174,16 @@ def _token_id(tokenizer: Tokenizer, token: str | None, directory: Path, key: str
     return int(found)
 
 
-def _prepend_bos(tokenizer: Tokenizer, identity: TokenizerIdentity, settings: IndexSettings, directory: Path) -> bool:
+def _prepend_bos(tokenizer: Tokenizer, bos_id: int | None, settings: IndexSettings, directory: Path) -> bool:
     if settings.prepend_bos is None:
         ids = tokenizer.encode("", add_special_tokens=True).ids
-        return bool(ids) and ids[0] == identity.bos_id
-    if settings.prepend_bos and identity.bos_id is None:
+        return bool(ids) and ids[0] == bos_id
+    if settings.prepend_bos and bos_id is None:
         raise UserError(directory, "prepend_bos is set, but the tokenizer names no bos_token", "drop prepend_bos")
     return settings.prepend_bos
 
 
-def _fingerprint(spec: dict[str, Any], identity: TokenizerIdentity) -> str:
+def _fingerprint(spec: dict[str, Any], ids: dict[str, int | None]) -> str:
     """sha256 of the control ids and of tokenizer.json, less the truncation and padding that a run leaves in it."""
     content = {key: value for key, value in spec.items() if key not in ("truncation", "padding")}
-    ids = {"bos": identity.bos_id, "eos": identity.eos_id, "eod": identity.eod_id}
     return hashlib.sha256(orjson.dumps([content, ids], option=orjson.OPT_SORT_KEYS)).hexdigest()

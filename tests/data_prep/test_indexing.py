@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -95,9 +96,9 @@ def test_same_input_gives_the_same_bytes_whatever_the_batch(tmp_path: Path, toke
     source = write_rows(tmp_path / "in.jsonl", [{"id": str(i), "text": "word " * i} for i in range(50)])
     for name, size in (("a", 1), ("b", 7), ("c", 7)):
         index(IndexSettings(batch_size=size), [source], tokenizer_dir, tmp_path / name)
-    manifests = [read_manifest(tmp_path / name) for name in "abc"]
-    assert len({manifest.data_hash for manifest in manifests}) == 1
-    assert manifests[1] == manifests[2]
+    first, *others = [{file.suffix: file.read_bytes() for file in tmp_path.glob(f"{name}.*")} for name in "abc"]
+    assert sorted(first) == [".bin", ".idx", ".json", ".parquet"]
+    assert others == [first, first]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,17 @@ def test_a_bad_line_is_named_and_the_old_dataset_stays(
 def test_no_text_at_all_is_an_error(tmp_path: Path, tokenizer_dir: Path) -> None:
     with pytest.raises(UserError, match="no document with text"):
         source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "text": "\n"}])
+        index(IndexSettings(), [source], tokenizer_dir, tmp_path / "d")
+    assert not files_at(tmp_path / "d")
+
+
+def test_a_full_disk_is_told_in_a_line(tmp_path: Path, tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "text": "x"}])
+    monkeypatch.setattr("data_prep.indexing.writer.IndexedDatasetWriter.add_document", full)
+    with pytest.raises(UserError, match="d: the disk is full"):
         index(IndexSettings(), [source], tokenizer_dir, tmp_path / "d")
     assert not files_at(tmp_path / "d")
 
@@ -165,6 +177,7 @@ def test_data_rewritten_behind_the_manifest_is_stale(tmp_path: Path, tokenizer_d
 
 def test_bos_and_eod_follow_the_settings(tmp_path: Path, tokenizer_dir: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "text": "ab"}])
-    manifest = index(IndexSettings(append_eod=False), [source], tokenizer_dir, tmp_path / "d")
+    manifest = index(IndexSettings(append_eod=False, tokenizer=tokenizer_dir), [source], tokenizer_dir, tmp_path / "d")
     assert (manifest.tokenizer.append_eod, manifest.tokens) == (False, 2)
+    assert str(tokenizer_dir) not in (tmp_path / "d.manifest.json").read_text()
     assert 0 not in np.array(IndexedDatasetReader(tmp_path / "d").document(0))
