@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.convert.load_hf import load_hf
 from megatron_ipt.convert.families import read_architecture
+from megatron_ipt.convert.load_hf import load_hf
 from megatron_ipt.convert.models import OpenModel, is_checkpoint, open_model
 from megatron_ipt.convert.reference import TOKENS, fixed_tokens, transformers_logits
 from megatron_ipt.mcore import config as configs

@@ -12,6 +12,8 @@ hash that integrity.json gives it, and a file that it does not list is refused.
 
 from __future__ import annotations
 
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
 import errno
 import json
 import os

@@ -6,6 +6,8 @@ Without Transformer Engine nothing in megatron-core checks the Literal-typed fie
 
 from __future__ import annotations
 
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
 import dataclasses
 import typing
 from collections.abc import Mapping

@@ -6,6 +6,8 @@ that allows sequence parallelism, and attention through torch's scaled_dot_produ
 
 from __future__ import annotations
 
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
 from typing import Any
 
 import torch

@@ -6,6 +6,8 @@ scaling, ships Transformer Engine specs only and rejects virtual pipelining: doc
 
 from __future__ import annotations
 
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence

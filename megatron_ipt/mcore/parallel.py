@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
 import datetime
 import os
 from collections.abc import Iterator

@@ -1,0 +1,231 @@
+"""The training run, from the recipe to the last checkpoint: read it from top to bottom.
+
+    torchrun --nproc-per-node 2 -m megatron_ipt.pretrain --recipe recipe.yaml train.train_iters=60
+
+is what `ipt train` runs on one machine and what a cluster calls on many.  The loop is ours; layers, parallelism,
+optimizer and checkpoints are megatron.core's, behind `megatron_ipt.mcore`.
+
+Heavy imports stand inside the functions: saving a checkpoint starts a process that imports this file again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_prep.errors import UserError
+from megatron_ipt.paths import RunPaths
+from megatron_ipt.recipe import Recipe, TrainSettings, load_recipe, section
+
+if TYPE_CHECKING:
+    import torch
+    from megatron.core.optimizer import MegatronOptimizer
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    from megatron_ipt.data.stream import BlendStream, SequentialStream
+    from megatron_ipt.mcore.checkpoint import RunCard
+    from megatron_ipt.mcore.parallel import Ranks
+    from megatron_ipt.training.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything a training run holds on one rank.  `iteration` and `consumed_samples` are where it stands."""
+
+    train: TrainSettings
+    ranks: Ranks
+    stream: BlendStream
+    held_out: SequentialStream | None
+    chunks: list[torch.nn.Module]
+    optimizer: MegatronOptimizer
+    schedule: OptimizerParamScheduler
+    metrics: Metrics
+    card: RunCard
+    checkpoints: Path
+    iteration: int
+    consumed_samples: int
+    saved: int = -1
+
+
+def pretrain(recipe: Recipe) -> list[dict[str, Any]]:
+    """Run `recipe` to its train_iters in the current process group; returns the metrics this call made."""
+    from megatron_ipt.mcore import parallel
+
+    train = section(recipe, "train")
+    with parallel.model_parallel(train) as ranks:
+        run = setup(recipe, train, ranks)
+        try:
+            fit(run)
+        finally:
+            run.metrics.close()
+        return run.metrics.rows
+
+
+def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
+    """Data, model, weights, the parity gate, optimizer, and the checkpoint to go on from, in this order."""
+    from megatron_ipt.architecture import check_layout, padded_vocab_size, with_settings
+    from megatron_ipt.convert.families import read_architecture
+    from megatron_ipt.convert.load_hf import load_hf
+    from megatron_ipt.convert.parity import gate
+    from megatron_ipt.mcore import checkpoint as checkpoints
+    from megatron_ipt.mcore import config as configs
+    from megatron_ipt.mcore import model as models
+    from megatron_ipt.mcore import optimizer as optimizers
+    from megatron_ipt.training.metrics import Metrics
+    from megatron_ipt.training.start import check_continues, check_vocabulary, make_card, open_data
+
+    paths = RunPaths(recipe.output_dir)
+    model = section(recipe, "model")
+    stream, held_out = open_data(train, paths)
+    architecture = with_settings(read_architecture(model.load_hf) if model.load_hf else None, model)
+    check_layout(architecture, train, ranks.world_size)
+    check_vocabulary(stream, architecture)
+    vocab_size = padded_vocab_size(architecture, model, train)
+    save = train.save or paths.checkpoints
+    start = checkpoints.latest(save) or (checkpoints.resolve(train.load) if train.load else None)
+    card = checkpoints.RunCard.read(start) if start else None
+    fresh = card is None or (train.finetune and start is not None and start.parent != save)
+    iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
+    if card is not None:
+        check_continues(card, architecture, vocab_size, None if fresh else stream.blend_hash, start)
+
+    metrics = Metrics(paths.metrics, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters)
+    config = configs.transformer_config(architecture, train)
+    chunks = models.build(architecture, config, train, vocab_size)
+    if model.load_hf and card is None:
+        if train.parity_gate:
+            metrics.write("parity", 0, **gate(model.load_hf, architecture, train, vocab_size).to_json())
+        load_hf(chunks, model.load_hf, architecture)
+    wrapped = models.wrap(chunks, config, train)
+    optimizer = optimizers.build(train, wrapped)
+    if start is not None:
+        checkpoints.load(start, wrapped, None if fresh else optimizer)
+        if fresh:
+            optimizer.reload_model_params()
+        logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
+    schedule = optimizers.build_schedule(train, optimizer, consumed)
+    new_card = make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
+    return Run(
+        train, ranks, stream, held_out, wrapped, optimizer, schedule, metrics, new_card, save, iteration, consumed
+    )
+
+
+def fit(run: Run) -> None:
+    """The loop: a step, its metrics, and now and then a validation and a checkpoint."""
+    train = run.train
+    if run.iteration >= train.train_iters:
+        logger.info("nothing to do: iteration %d of %d; raise train.train_iters", run.iteration, train.train_iters)
+        return
+    if run.held_out and run.iteration == 0:
+        validate_and_write(run)
+    while run.iteration < train.train_iters:
+        row = training_step(run)
+        if run.iteration % train.log_interval == 0 or run.iteration == train.train_iters:
+            run.metrics.write("train", run.iteration, **row)
+        last = run.iteration == train.train_iters
+        if run.held_out and (last or (train.eval_interval and run.iteration % train.eval_interval == 0)):
+            validate_and_write(run)
+        if last or (train.save_interval and run.iteration % train.save_interval == 0):
+            save_checkpoint(run)
+
+
+def training_step(run: Run) -> dict[str, Any]:
+    """One global batch: forward, backward, update.  Returns the step's figures; moves the run's position."""
+    from megatron_ipt.data.loader import indices, micro_batches
+    from megatron_ipt.mcore import device, parallel
+    from megatron_ipt.mcore import model as models
+    from megatron_ipt.mcore import optimizer as optimizers
+    from megatron_ipt.training.metrics import count_sources
+
+    train, ranks, began = run.train, run.ranks, time.perf_counter()
+    mine = indices(run.consumed_samples, train.global_batch_size, ranks.data_parallel_rank, ranks.data_parallel_size)
+    batches = list(micro_batches(run.stream.sample, mine, train.micro_batch_size, device.pick("device")))
+    data_seconds = time.perf_counter() - began
+    lr = optimizers.learning_rate(run.optimizer)
+    optimizers.zero_grad(run.optimizer, run.chunks)
+    loss, tokens = models.run_batch(run.chunks, partial(iter, batches), train, backward=True)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"iteration {run.iteration + 1}", f"the loss is {loss}", "the last checkpoint is whole: lower train.lr"
+        )
+    _, norm = optimizers.step(run.optimizer)
+    first, run.consumed_samples = run.consumed_samples, run.consumed_samples + train.global_batch_size
+    run.schedule.step(train.global_batch_size)
+    run.iteration += 1
+    seconds = time.perf_counter() - began
+    return {
+        "consumed_samples": run.consumed_samples,
+        "consumed_tokens": run.consumed_samples * train.seq_length,
+        "loss": loss,
+        "loss_tokens": tokens,
+        "lr": lr,
+        "grad_norm": norm,
+        "samples": count_sources(run.stream, first, run.consumed_samples),
+        "step_seconds": seconds,
+        "data_seconds": data_seconds,
+        "tokens_per_second": train.global_batch_size * train.seq_length / seconds,
+        "memory_bytes": int(parallel.largest_over_ranks(device.memory_bytes())),
+    }
+
+
+def validate_and_write(run: Run) -> None:
+    from megatron_ipt.training.validation import validate
+
+    assert run.held_out is not None
+    run.metrics.write("validation", run.iteration, **asdict(validate(run.chunks, run.held_out, run.train, run.ranks)))
+
+
+def save_checkpoint(run: Run) -> None:
+    from megatron_ipt.mcore import checkpoint as checkpoints
+
+    began = time.perf_counter()
+    card = replace(run.card, iteration=run.iteration, consumed_samples=run.consumed_samples)
+    path = checkpoints.save(run.checkpoints, card, run.chunks, run.optimizer)
+    run.metrics.write("checkpoint", run.iteration, path=path.name, seconds=time.perf_counter() - began)
+
+
+def main(
+    recipe: Annotated[Path, typer.Option(help="the recipe, a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
+) -> None:
+    """One rank of a training run; start it with torchrun."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    is_main = os.environ.get("RANK", "0") == "0"
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%X")
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", handlers=[handler])
+    try:
+        settings = load_recipe(recipe, overrides or [])
+        from megatron_ipt.mcore import parallel
+
+        with parallel.distributed():
+            pretrain(settings)
+    except UserError as error:
+        tell_launcher(error)
+        sys.exit(1)
+
+
+def tell_launcher(error: UserError) -> None:
+    """One line: to `ipt train` through the file it named, else on stderr of the main rank."""
+    target = os.environ.get("IPT_ERROR_FILE")
+    if target:
+        Path(target).write_text(str(error), encoding="utf-8")
+    elif os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""What the loop stands on besides the model: validation and metrics."""

@@ -1,0 +1,99 @@
+"""metrics.jsonl, the truth about a run: one JSON object a line, `kind` first.
+
+    {"kind": "train", "iteration": 7, "consumed_samples": 28, "loss": 3.01, ...}
+    {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
+    {"kind": "parity", ...}, {"kind": "checkpoint", ...}
+
+A resumed run first removes the lines after the iteration it resumes from: they will be written again.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from megatron_ipt.data.stream import BlendStream
+
+logger = logging.getLogger(__name__)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, an unfinished last one left out; none where there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            rows.append(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            continue
+    return rows
+
+
+class Metrics:
+    """Appends to metrics.jsonl on the main rank and tells the console; other ranks only keep their copy."""
+
+    def __init__(self, path: Path, *, is_main: bool, resumed_from: int, train_iters: int) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._train_iters = train_iters
+        self._file = None
+        if is_main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = (
+                [row for row in read_metrics(path) if row.get("iteration", 0) <= resumed_from] if resumed_from else []
+            )
+            path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
+            self._file = path.open("ab")
+
+    def write(self, kind: str, iteration: int, **values: Any) -> None:
+        """Add one line; it is on disk when this returns."""
+        row = {"kind": kind, "iteration": iteration, **values}
+        self.rows.append(row)
+        if self._file is not None:
+            self._file.write(orjson.dumps(row) + b"\n")
+            self._file.flush()
+            logger.info(_TELL[kind](row, self._train_iters))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def count_sources(stream: BlendStream, first: int, stop: int) -> dict[str, int]:
+    """Samples that each source gave to [first, stop)."""
+    names = [source.name for source in stream.blend.sources]
+    drawn = dict.fromkeys(names, 0)
+    for index in range(first, stop):
+        drawn[names[stream.blend.locate(index).source]] += 1
+    return drawn
+
+
+def _train(row: dict[str, Any], train_iters: int) -> str:
+    left = (train_iters - row["iteration"]) * row["step_seconds"]
+    return (
+        f"iteration {row['iteration']:>6}/{train_iters}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}  "
+        f"lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s  {left / 60:.1f} min left"
+    )
+
+
+def _validation(row: dict[str, Any], _: int) -> str:
+    return (
+        f"iteration {row['iteration']:>6}  {row['name']}: loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits/byte"
+    )
+
+
+def _parity(row: dict[str, Any], _: int) -> str:
+    return (
+        f"parity with transformers: |dloss| {row['dloss']:.1e}, max |dlogit| {row['max_dlogit']:.1e} "
+        f"on {row['tokens']} tokens"
+    )
+
+
+def _checkpoint(row: dict[str, Any], _: int) -> str:
+    return f"iteration {row['iteration']:>6}  saved {row['path']} in {row['seconds']:.1f} s"
+
+
+_TELL = {"train": _train, "validation": _validation, "parity": _parity, "checkpoint": _checkpoint}
