@@ -83,7 +83,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
     from megatron_ipt.training.metrics import Metrics
-    from megatron_ipt.training.start import check_continues, check_vocabulary, make_card, open_data
+    from megatron_ipt.training.start import check_continues, check_vocabulary, make_card, open_data, tell_changes
 
     paths = RunPaths(recipe.output_dir)
     model = section(recipe, "model")
@@ -113,6 +113,9 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         checkpoints.load(start, wrapped, None if fresh else optimizer)
         if fresh:
             optimizer.reload_model_params()
+        assert card is not None
+        if not fresh:
+            tell_changes(card, recipe, start)
         logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
     schedule = optimizers.build_schedule(train, optimizer, consumed)
     new_card = make_card(recipe, model, architecture, vocab_size, stream.blend_hash)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from megatron_ipt.data.stream import BlendStream, SequentialStream
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings
+
+logger = logging.getLogger(__name__)
+
+FREE_TO_CHANGE = {"train_iters", "save_interval", "eval_interval", "eval_iters", "log_interval", "nproc_per_node"}
+"""Settings of `train` that do not change what a step computes."""
 
 
 def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, SequentialStream | None]:
@@ -52,6 +58,20 @@ def check_continues(
             start,
             "was trained on another blend; what it has seen would not be what this one says",
             "restore the blend, or start anew from its weights: train.load=... train.finetune=true train.save=NEW",
+        )
+
+
+def tell_changes(card: RunCard, recipe: Recipe, start: Path) -> None:
+    """Warn when a run goes on under other training settings than the checkpoint was made with."""
+    before, now = card.recipe.get("train", {}), recipe.model_dump(mode="json", exclude_none=True)["train"]
+    names = sorted((set(before) | set(now)) - FREE_TO_CHANGE)
+    changed = [f"{n} {before.get(n)} -> {now.get(n)}" for n in names if before.get(n) != now.get(n)]
+    if changed:
+        logger.warning(
+            "%s was made with other settings (%s) and is continued, not repeated; "
+            "to start anew give train.save another folder",
+            start,
+            ", ".join(changed),
         )
 
 

@@ -1,0 +1,55 @@
+# make quickstart   the whole chain on a laptop: raw text -> report
+# make test         all tests but the long ones;   make test-long: those too
+# make lint         ruff and mypy;                 make format: ruff's formatter
+#
+# A CPU machine with CPython 3.12 is enough. VENV names the environment; RECIPE and SET change the run:
+#   make quickstart SET="train.train_iters=5"
+
+VENV ?= .venv
+RECIPE ?= examples/quickstart/recipe.yaml
+SET ?=
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-long lint format clean
+
+help:
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+
+quickstart: $(VENV)/.installed
+	$(BIN)/ipt run $(RECIPE) $(SET)
+
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# The interpreter: python3.12 on PATH, which is also the one that pyenv selects by .python-version.
+$(VENV)/.installed: setup.py constraints-cpu.txt .python-version
+	@wanted=$$(cat .python-version); \
+	for python in python$$wanted python3 python; do \
+	  found=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	  if [ "$$found" = "$$wanted" ]; then break; fi; \
+	  found=; \
+	done; \
+	if [ "$$found" != "$$wanted" ]; then \
+	  echo "error: no Python $$wanted found; install CPython $$wanted (or 'pyenv install $$wanted') so that python$$wanted answers" >&2; \
+	  exit 1; \
+	fi; \
+	echo "making $(VENV) with $$($$python -c 'import sys; print(sys.executable, sys.version.split()[0])'); this takes a few minutes"; \
+	$$python -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e ".[quickstart,dev]"
+	@touch $@

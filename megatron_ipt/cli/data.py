@@ -1,0 +1,83 @@
+"""ipt data: text in, indexed datasets out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_prep.errors import UserError
+from data_prep.settings import CheckSettings, FetchSettings, IndexSettings, RenderSettings, SynthesizeSettings
+from megatron_ipt.cli import steps, tables
+from megatron_ipt.cli.options import settings_options
+
+app = typer.Typer(help="Text -> documents -> pairs -> training text -> .bin/.idx.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Argument(help="where to write")]
+
+
+@app.command()
+@settings_options(FetchSettings)
+def fetch(out: Out, settings: FetchSettings) -> None:
+    """Fetch a corpus (and a small model) by name, pinned and hash-checked; set held-out documents apart."""
+    steps.fetch(settings, out)
+
+
+@app.command()
+def list_assets() -> None:
+    """Corpora and models that `ipt data fetch` knows, with their licences."""
+    from data_prep.fetch import CORPORA, MODELS
+
+    rows = [("corpus", name, corpus.licence) for name, corpus in CORPORA.items()]
+    rows += [("model", name, model.licence) for name, model in MODELS.items()]
+    tables.show("assets", ("kind", "name", "licence"), rows)
+
+
+@app.command()
+@settings_options(SynthesizeSettings)
+def synthesize(
+    corpus: Annotated[Path, typer.Argument(help="documents: JSONL with an `id` and a `text` a line")],
+    out: Annotated[Path, typer.Argument(help="chains to write, JSONL")],
+    settings: SynthesizeSettings,
+) -> None:
+    """Let a model write question-answer pairs about documents, M texts a chain."""
+    if settings.model is None:
+        raise UserError("--model", "no synthesizer is named", "give its Hugging Face directory")
+    steps.synthesize(settings, corpus, settings.model, out)
+
+
+@app.command()
+@settings_options(CheckSettings)
+def check(
+    chains: Annotated[Path, typer.Argument(help="chains of `ipt data synthesize`, JSONL")],
+    out: Annotated[Path, typer.Argument(help="checked chains to write, JSONL")],
+    settings: CheckSettings,
+) -> None:
+    """Drop pairs that fail a check; count and keep every reason."""
+    steps.check(settings, chains, out)
+
+
+@app.command()
+@settings_options(RenderSettings)
+def render(
+    chains: Annotated[Path, typer.Argument(help="checked chains, JSONL")],
+    documents: Annotated[Path, typer.Argument(help="the corpus they were made from, JSONL")],
+    out: Annotated[Path, typer.Argument(help="folder for augmented.jsonl and raw.jsonl")],
+    settings: RenderSettings,
+) -> None:
+    """Turn chains into training text; every document that is in no chain goes on as raw text."""
+    steps.render(settings, chains, documents, out)
+
+
+@app.command()
+@settings_options(IndexSettings)
+def index(
+    inputs: Annotated[list[Path], typer.Argument(help="training text or documents, JSONL")],
+    prefix: Annotated[Path, typer.Option(help="dataset to write: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json")],
+    settings: IndexSettings,
+) -> None:
+    """Tokenize text into a dataset that any Megatron reads; checked with megatron-core's own reader."""
+    if settings.tokenizer is None:
+        raise UserError("--tokenizer", "no tokenizer is named", "give its Hugging Face directory")
+    steps.index(settings, inputs, settings.tokenizer, prefix)

@@ -1,0 +1,78 @@
+"""ipt doctor: what is here, what is missing, and what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import typer
+from packaging.requirements import Requirement
+
+from megatron_ipt.cli import tables
+
+PACKAGE = "instruction-pretraining"
+
+
+def doctor() -> None:
+    """Print versions, the device, how CPU and GPU differ here, and what is missing; exit code 1 if training cannot run."""
+    tables.show("machine", ("what", "here"), _machine())
+    rows, missing = _packages()
+    tables.show("packages", ("package", "extra", "wanted", "here"), rows)
+    if importlib.util.find_spec("torch"):
+        from megatron_ipt.mcore import device
+
+        here = "gpu" if device.has_gpu() else "cpu"
+        table = [(row.name, str(row.cpu), str(row.gpu), row.reason) for row in device.TABLE]
+        tables.show(f"CPU and GPU (this process: {here})", ("what", "cpu", "gpu", "why"), table)
+    train = sorted({extra for name, extra in missing if extra in ("", "train")})
+    for extra in sorted({extra for _, extra in missing}):
+        names = ", ".join(name for name, of in missing if of == extra)
+        mend = f'pip install "{PACKAGE}[{extra}]"' if extra else f'pip install "{PACKAGE}"'
+        tables.console().print(f"missing for {extra or 'the command itself'}: {names}; {mend}", markup=False)
+    tables.console().print("training cannot run here" if train else "ready to train")
+    if train:
+        raise typer.Exit(1)
+
+
+def _machine() -> list[tuple[str, str]]:
+    import os
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    rows = [
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("cores", str(len(os.sched_getaffinity(0)))),
+        ("memory", f"{memory:.0f} GiB"),
+        ("free disk here", f"{free:.0f} GiB"),
+    ]
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        count = torch.cuda.device_count()
+        rows.append(("GPUs", f"{count} x {torch.cuda.get_device_name()}" if count else "none: gloo on the CPU"))
+    return rows
+
+
+def _packages() -> tuple[list[tuple[str, str, str, str]], list[tuple[str, str]]]:
+    """Rows of (package, extra, wanted, here) and the missing (package, extra) ones; each package once."""
+    rows: dict[str, tuple[str, str, str, str]] = {}
+    missing = []
+    for text in requires(PACKAGE) or []:
+        requirement = Requirement(text)
+        extra = str(requirement.marker).split('"')[1] if requirement.marker else ""
+        if requirement.name in rows or extra in ("dev", "synth", "gpu"):
+            continue
+        try:
+            here = version(requirement.name)
+            if not requirement.specifier.contains(here, prereleases=True):
+                here += " (too old)"
+                missing.append((requirement.name, extra))
+        except PackageNotFoundError:
+            here = "missing"
+            missing.append((requirement.name, extra))
+        rows[requirement.name] = (requirement.name, extra, str(requirement.specifier), here)
+    return sorted(rows.values(), key=lambda row: (row[1], row[0])), missing

@@ -1,0 +1,64 @@
+"""`ipt`: from raw text to a report.  The verbs stand in the order of the flow."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from data_prep.errors import UserError
+from megatron_ipt.cli import blend, convert, data, doctor, evaluate, report, run, train
+
+
+class InFlowOrder(TyperGroup):
+    """Lists the verbs in the order of the flow, not alphabetically and not groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return ["run", "data", "blend", "train", "convert", "evaluate", "report", "doctor"]
+
+
+app = typer.Typer(
+    cls=InFlowOrder,
+    help="Instruction Pre-Training: raw text -> pairs -> indexed datasets -> blend -> training -> report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(blend.app, name="blend")
+app.command()(train.train)
+app.add_typer(convert.app, name="convert")
+app.command()(evaluate.evaluate)
+app.command()(report.report)
+app.command()(run.run)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """The console script: bad input is one line on stderr and exit code 1; a fault of ours keeps its traceback."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _fail(
+            f"{error.filename or 'disk'}: {os.strerror(error.errno)}; make room or choose another folder, start again"
+        )
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished stays, start again to go on", 130)
+
+
+def _fail(line: str, code: int = 1) -> None:
+    sys.stderr.write(f"error: {line}\n")
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

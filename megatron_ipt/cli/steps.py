@@ -1,0 +1,134 @@
+"""The steps of a run as functions of settings and paths: what the verbs and `ipt run` both call.
+
+Each loads its room when it is called, shows progress, and prints what it found.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_prep.settings import (
+    BlendSettings,
+    CheckSettings,
+    FetchSettings,
+    IndexSettings,
+    RenderSettings,
+    SynthesizeSettings,
+)
+from megatron_ipt.cli import tables
+from megatron_ipt.recipe import EvaluateSettings
+
+
+def fetch(settings: FetchSettings, out: Path) -> None:
+    from data_prep.fetch import fetch as run
+
+    summary = run(settings, out)
+    tables.show_counts(f"{summary['corpus']} ({summary['licence']})", summary)
+
+
+def synthesize(settings: SynthesizeSettings, documents: Path, model: Path, out: Path) -> None:
+    from data_prep.synthesis import progress_bar
+    from data_prep.synthesis import synthesize as run
+
+    with progress_bar(tables.console()) as progress:
+        summary = run(settings, documents, model, out, progress)
+    tables.show_counts("synthesis", summary)
+
+
+def check(settings: CheckSettings, chains: Path, out: Path) -> None:
+    from data_prep.checks import check as run
+
+    summary = run(settings, chains, out)
+    rows = [(name, reason, count) for name, reasons in summary["dropped"].items() for reason, count in reasons.items()]
+    tables.show(f"pairs: {summary['in']} in, {summary['kept']} kept", ("check", "reason", "dropped"), rows)
+
+
+def render(settings: RenderSettings, chains: Path, documents: Path, out: Path) -> None:
+    from data_prep.templates.render import render as run
+
+    tables.show_counts("training text", run(settings, chains, leftover_of(chains), documents, out))
+
+
+def leftover_of(chains: Path) -> Path:
+    """The file of texts without pairs that stands beside a chains file."""
+    return chains.with_suffix(".leftover.jsonl")
+
+
+def index(settings: IndexSettings, inputs: Sequence[Path], tokenizer: Path, prefix: Path) -> None:
+    from rich.progress import Progress
+
+    from data_prep.indexing import index as run
+
+    with Progress(console=tables.console()) as bar:
+        task = bar.add_task(f"index {prefix.name}", total=None)
+        manifest = run(settings, inputs, tokenizer, prefix, lambda count: bar.advance(task, count))
+    counts = {"documents": manifest.documents, "tokens": manifest.tokens, "bytes of text": manifest.text_bytes}
+    tables.show_counts(prefix.name, {**counts, "dropped": manifest.dropped})
+    if importlib.util.find_spec("megatron") is None:
+        tables.console().print("megatron-core is not installed: checked with our own reader only")
+        return
+    from megatron_ipt.mcore.indexed_dataset import verify_with_megatron
+
+    found = verify_with_megatron(prefix)
+    tables.console().print(
+        f"megatron-core's reader agrees: {found['documents']} documents, {found['tokens']} tokens, {found['dtype']}"
+    )
+
+
+def plan(settings: BlendSettings, out: Path, base: Path, tokenizer: Path | None = None) -> None:
+    from data_prep.blend import plan as run
+
+    table = run(settings, out, base, tokenizer)
+    columns = ("source", "documents", "tokens", "weight", "share", "samples", "tokens drawn", "epochs", "flags")
+    rows = [
+        (
+            row.source,
+            row.documents,
+            row.tokens,
+            row.weight,
+            row.share,
+            row.samples_drawn if row.samples_drawn is not None else "-",
+            row.tokens_drawn if row.tokens_drawn is not None else "-",
+            row.epochs if row.epochs is not None else "-",
+            ", ".join(row.flags),
+        )
+        for row in table.rows
+    ]
+    tables.show(f"blend {table.blend_hash[:12]}, sequences of {table.seq_length} tokens", columns, rows)
+
+
+def export(checkpoint: Path, out: Path, source: Path | None) -> None:
+    from megatron_ipt.convert.export_hf import export_hf
+
+    changed = export_hf(checkpoint, out, source)
+    tables.console().print(f"wrote {out}")
+    for name, (before, after) in changed.items():
+        tables.console().print(f"config.json: {name} {before} -> {after}")
+
+
+def evaluate(
+    settings: EvaluateSettings, model: Path, texts: Mapping[str, Path], out: Path, self_made: Sequence[str] = ()
+) -> None:
+    from megatron_ipt.evaluate.bits_per_byte import TextSet
+    from megatron_ipt.evaluate.bits_per_byte import evaluate as run
+
+    sets = [TextSet(name, path, name in self_made) for name, path in texts.items()]
+    rows = [
+        (score.name, len(score.bits), score.tokens, score.bits_per_byte, "self-made" if score.self_made else "")
+        for score in run(settings, model, sets, out)
+    ]
+    tables.show(f"{model}", ("set", "documents", "tokens", "bits per byte", "note"), rows)
+
+
+def compare(before: Path, after: Path) -> None:
+    """Print how each set's bits per byte changed between two `ipt evaluate` files."""
+    from megatron_ipt.evaluate.bits_per_byte import difference, read_scores
+
+    rows = []
+    for old, new in zip(read_scores(before), read_scores(after), strict=True):
+        change, error = difference(old, new)
+        note = "self-made: says nothing about quality" if old.self_made else ""
+        rows.append((old.name, old.bits_per_byte, new.bits_per_byte, f"{change:+.4f} ± {error:.4f}", note))
+    tables.show("bits per byte", ("set", "before", "after", "change ± standard error", "note"), rows)

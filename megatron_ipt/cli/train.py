@@ -1,0 +1,77 @@
+"""ipt train: start torchrun on this machine, and tell its failure in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_prep.errors import UserError
+from megatron_ipt.cli import tables
+from megatron_ipt.cli.options import rows_of
+from megatron_ipt.paths import RunPaths
+from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, load_recipe, section
+
+
+def _list(wanted: bool) -> None:
+    if wanted:
+        rows = rows_of(TrainSettings, "train") + rows_of(ModelSettings, "model")
+        tables.show("settings of a run", ("key", "default", r"meaning \[unit]"), rows)
+        raise typer.Exit()
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="recipe, YAML")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
+    settings: Annotated[
+        bool,
+        typer.Option(
+            "--settings",
+            help="list every key of `train` and `model` with unit and default",
+            is_eager=True,
+            callback=_list,
+        ),
+    ] = False,
+) -> None:
+    """Train with train.nproc_per_node processes; goes on from the newest checkpoint in train.save.
+
+    On a cluster start `torchrun ... -m megatron_ipt.pretrain --recipe RECIPE` on every node instead.
+    """
+    launch(load_recipe(recipe, overrides or []), recipe, overrides or [])
+
+
+def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
+    """Run torchrun to its end; UserError with the workers' own line, or with the place of the log."""
+    settings = section(recipe, "train")
+    log = RunPaths(recipe.output_dir).train / "torchrun.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder, "error.txt")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(settings.nproc_per_node), "-m", "megatron_ipt.pretrain"]
+        command += ["--recipe", str(path), *overrides]
+        environment = {**os.environ, "IPT_ERROR_FILE": str(told)}
+        # one thread a process: two processes of two threads each collapse on two cores
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        with log.open("ab") as stderr:
+            code = subprocess.run(command, env=environment, stderr=stderr, check=False).returncode
+        if code == 0:
+            return
+        if told.exists():
+            raise _Told(told.read_text(encoding="utf-8"))
+    raise UserError(
+        log, f"torchrun ended with {code}", "its last lines tell why; start again to go on from the newest checkpoint"
+    )
+
+
+class _Told(UserError):
+    """A line that a worker has already worded."""
+
+    def __init__(self, line: str) -> None:
+        Exception.__init__(self, line)
