@@ -125,7 +125,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 where = f"{path}:{number}"
                 yield where, _json_object(where, line)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(path, "no such file", "give the path of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file") from error
+        raise UserError(
+            path, "no such file", "give the path of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
+        ) from error
     except BROKEN_COMPRESSION as error:
         raise UserError(where, f"the compressed file is broken here ({error})", "write it again") from error
 
@@ -162,11 +164,17 @@ def _document(where: str, row: dict[str, Any], text_key: str, id_key: str, sourc
     text = row.pop(text_key, None)
     if not isinstance(text, str):
         found = "no such key" if text is None else type(text).__name__
-        raise UserError(where, f"expected a string under '{text_key}', found {found}", "name the text key, or mend the line")
+        raise UserError(
+            where, f"expected a string under '{text_key}', found {found}", "name the text key, or mend the line"
+        )
     if not text.strip():
         raise UserError(where, f"the text under '{text_key}' is empty", "remove the line")
     identifier, own_source, metadata = row.pop(id_key, None), row.pop("source", source), row.pop("metadata", {})
-    for key, value, kind in ((id_key, identifier, str | int | None), ("source", own_source, str), ("metadata", metadata, dict)):
+    for key, value, kind in (
+        (id_key, identifier, str | int | None),
+        ("source", own_source, str),
+        ("metadata", metadata, dict),
+    ):
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UserError(where, f"'{key}' is of type {type(value).__name__}", "mend the line")
     if identifier is None or identifier == "":

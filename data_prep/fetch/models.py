@@ -94,7 +94,9 @@ def _save_weights(gguf: Path, folder: Path) -> None:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
-        raise UserError(gguf, f"a package that reads GGUF is missing ({error})", "pip install gguf accelerate") from error
+        raise UserError(
+            gguf, f"a package that reads GGUF is missing ({error})", "pip install gguf accelerate"
+        ) from error
     values: dict[str, Any] = loaded.config.to_dict()
     values.pop("quantization_config", None)
     values.pop("_model_name_or_path", None)

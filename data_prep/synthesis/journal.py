@@ -71,4 +71,6 @@ class Journal:
                 self._known[row.pop("key")] = Completion(**row)
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 where = f"{self.path}:{number}"
-                raise UserError(where, f"not a line of a journal ({error!r})", "remove the line, it is made again") from error
+                raise UserError(
+                    where, f"not a line of a journal ({error!r})", "remove the line, it is made again"
+                ) from error

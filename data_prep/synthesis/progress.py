@@ -31,7 +31,9 @@ def progress_bar(console: Console | None = None) -> Iterator[ProgressCallback]:
         TextColumn("synthesize"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("texts, {task.fields[documents]} documents, {task.fields[pairs]} pairs, {task.fields[rate]:.0f} tokens/s"),
+        TextColumn(
+            "texts, {task.fields[documents]} documents, {task.fields[pairs]} pairs, {task.fields[rate]:.0f} tokens/s"
+        ),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -39,7 +41,13 @@ def progress_bar(console: Console | None = None) -> Iterator[ProgressCallback]:
         task = bar.add_task("synthesize", total=None, documents=0, pairs=0, rate=0.0)
 
         def show(now: SynthesisProgress) -> None:
-            fields = {"documents": now.documents, "pairs": now.pairs, "rate": now.tokens_per_second}
-            bar.update(task, completed=now.texts, total=now.texts_total, **fields)
+            bar.update(
+                task,
+                completed=now.texts,
+                total=now.texts_total,
+                documents=now.documents,
+                pairs=now.pairs,
+                rate=now.tokens_per_second,
+            )
 
         yield show

@@ -90,7 +90,9 @@ class Synthesis:
         try:
             completions = dict(zip(prompts, self.engine.generate(list(prompts.values())), strict=True))
         except Exception as error:  # an engine may raise anything; its words are kept
-            logger.warning("the engine failed on a batch of %d, each is tried by itself: %s", len(prompts), words(error))
+            logger.warning(
+                "the engine failed on a batch of %d, each is tried by itself: %s", len(prompts), words(error)
+            )
             for index, prompt in prompts.items():
                 try:
                     (completions[index],) = self.engine.generate([prompt])

@@ -169,7 +169,11 @@ def load_wire(model_dir: Path | str) -> Wire:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
-        raise UserError(model_dir, f"no tokenizer could be loaded ({error})", "expected tokenizer.json there") from error
+        raise UserError(
+            model_dir, f"no tokenizer could be loaded ({error})", "expected tokenizer.json there"
+        ) from error
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise UserError(model_dir, "the tokenizer names no BOS or no EOS", "add bos_token and eos_token to tokenizer_config.json")
+        raise UserError(
+            model_dir, "the tokenizer names no BOS or no EOS", "add bos_token and eos_token to tokenizer_config.json"
+        )
     return Wire(tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)

@@ -1,8 +1,9 @@
 """The engine of a laptop: a Hugging Face model in this process, through transformers.
 
-The prompts of a call run as one batch, padded on the left under an attention mask.  A completion
-ends at EOS or at any other special id: the wire format is plain text, and a model tuned for chat
-may close its turn with an id of its own.
+The prompts of a call run as one batch.  What they all begin with (demonstrations) is computed once;
+the rest is padded on the left, after that beginning, under an attention mask.  A completion ends at
+EOS or at any other special id: the wire format is plain text, and a model tuned for chat may close
+its turn with an id of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import orjson
 import torch
 import xxhash
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from data_prep.errors import UserError
 from data_prep.settings import SynthesizeSettings
@@ -35,7 +36,9 @@ class TransformersEngine:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
         except (OSError, ValueError) as error:
-            raise UserError(folder, f"no model could be loaded ({error})", "give a Hugging Face model directory") from error
+            raise UserError(
+                folder, f"no model could be loaded ({error})", "give a Hugging Face model directory"
+            ) from error
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self.stop_ids = sorted(self._special_ids())
@@ -54,17 +57,32 @@ class TransformersEngine:
 
     def generate(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
         """One completion a prompt, in their order, generated as one batch."""
+        shared = shared_prefix(prompts)
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), self.stop_ids[0], dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-            mask[row, longest - len(prompt) :] = 1
+            for places, part in (
+                (slice(0, shared), prompt[:shared]),
+                (slice(longest - len(prompt) + shared, None), prompt[shared:]),
+            ):
+                ids[row, places] = torch.tensor(part, dtype=torch.long)
+                mask[row, places] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(self._batch_seed(prompts))
-            output = self.model.generate(ids.to(self.device), attention_mask=mask.to(self.device), **self._options())
+            cache = self._prefix_cache(ids[:1, :shared], len(prompts))
+            output = self.model.generate(ids, attention_mask=mask, past_key_values=cache, **self._options())
         rows = output[:, longest:].tolist()
         return [self._completion(len(prompt), row) for prompt, row in zip(prompts, rows, strict=True)]
+
+    def _prefix_cache(self, ids: torch.Tensor, count: int) -> DynamicCache:
+        """Keys and values of a prefix [1, tokens], computed once for `count` prompts."""
+        cache = DynamicCache(config=self.model.config)
+        if ids.shape[1] > 0:
+            self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(count)
+        return cache
 
     def _options(self) -> dict[str, Any]:
         """Generation options; the model's own sampling defaults are switched off by name."""
@@ -88,12 +106,23 @@ class TransformersEngine:
     def _special_ids(self) -> set[int]:
         eos = self.model.generation_config.eos_token_id
         own = {eos} if isinstance(eos, int) else set(eos or ())
-        return own | set(self.tokenizer.all_special_ids) | {
-            index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
+        return (
+            own
+            | set(self.tokenizer.all_special_ids)
+            | {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        )
 
     def _batch_seed(self, prompts: Sequence[Sequence[int]]) -> int:
         return xxhash.xxh3_64_intdigest(orjson.dumps([self.settings.seed, list(map(list, prompts))])) >> 1
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, each keeping at least one of its own; 0 for one prompt alone."""
+    if len(prompts) < 2:
+        return 0
+    first, *_, last = sorted(map(list, prompts))
+    shortest = min(map(len, prompts)) - 1
+    return next((place for place in range(shortest) if first[place] != last[place]), shortest)
 
 
 def fingerprint(folder: Path) -> str:
