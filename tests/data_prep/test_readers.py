@@ -1,0 +1,117 @@
+"""Readers and writers: what a user's files may do wrong, and that a file is whole or not there."""
+
+import errno
+import gzip
+import os
+from pathlib import Path
+
+import orjson
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from data_prep.errors import UserError
+from data_prep.readers import read_documents, read_jsonl, write_jsonl
+
+ROWS = [{"id": "a", "text": "one"}, {"id": 7, "text": "zwei ü", "url": "x"}, {"text": "three", "source": "own"}]
+
+
+def lines(rows: list[dict]) -> bytes:
+    return b"".join(orjson.dumps(row) + b"\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("d.jsonl", bytes), ("d.jsonl.gz", gzip.compress), ("d.jsonl.zst", zstandard.ZstdCompressor().compress)],
+)
+def test_documents_are_the_same_whatever_the_compression(tmp_path: Path, name, pack):
+    (tmp_path / name).write_bytes(pack(lines(ROWS)))
+    documents = list(read_documents(tmp_path / name, source="corpus"))
+    assert [document.text for document in documents] == ["one", "zwei ü", "three"]
+    assert [document.id for document in documents][:2] == ["a", "7"]
+    assert [document.source for document in documents] == ["corpus", "corpus", "own"]
+    assert documents[1].metadata == {"url": "x"}
+
+
+def test_parquet_and_other_keys(tmp_path: Path):
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["x", "y"], "key": ["1", "2"]}), tmp_path / "d.parquet")
+    documents = list(read_documents(tmp_path / "d.parquet", text_key="body", id_key="key"))
+    assert [(document.id, document.text) for document in documents] == [("1", "x"), ("2", "y")]
+
+
+def test_an_id_made_of_the_text_does_not_depend_on_the_file(tmp_path: Path):
+    for name, rows in (("a.jsonl", [{"text": "x"}]), ("b.jsonl", [{"text": "y"}, {"text": "x"}])):
+        (tmp_path / name).write_bytes(lines(rows))
+    first, second = (list(read_documents(tmp_path / name, source="s")) for name in ("a.jsonl", "b.jsonl"))
+    assert first[0].id == second[1].id != second[0].id
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"text": "x"', "not JSON"),
+        (b'{"text": "\xff"}', "not JSON"),
+        (b"", "not JSON"),
+        (b"[1]", "expected a JSON object"),
+        (b'{"body": "x"}', "expected a string under 'text'"),
+        (b'{"text": 3}', "expected a string under 'text', found int"),
+        (b'{"text": "  "}', "is empty"),
+        (b'{"text": "x", "id": [1]}', "'id' is of type list"),
+        (b'{"text": "x", "id": true}', "'id' is of type bool"),
+        (b'{"text": "x", "metadata": 1}', "'metadata' is of type int"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, told: str):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    with pytest.raises(UserError) as caught:
+        list(read_documents(path))
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert told in str(caught.value)
+
+
+def test_a_repeated_id_names_both_lines(tmp_path: Path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_bytes(lines([{"id": name, "text": "x"}, {"id": "same", "text": "y"}]))
+    with pytest.raises(UserError, match=r"b\.jsonl:2: .*'same' stands at .*a\.jsonl:2"):
+        list(read_documents([tmp_path / "a.jsonl", tmp_path / "b.jsonl"]))
+
+
+def test_missing_and_broken_files_are_told_in_one_line(tmp_path: Path):
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines(ROWS) * 99)[:-20])
+    (tmp_path / "d.parquet").write_bytes(b"no")
+    for name in ("none.jsonl", "d.jsonl.gz", "d.parquet", "none.parquet"):
+        with pytest.raises(UserError, match=name):
+            list(read_documents(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.jsonl.zst"])
+def test_what_is_written_is_read(tmp_path: Path, name: str):
+    assert write_jsonl(tmp_path / "sub" / name, ROWS) == 3
+    assert list(read_jsonl(tmp_path / "sub" / name)) == ROWS
+    first = (tmp_path / "sub" / name).read_bytes()
+    write_jsonl(tmp_path / "sub" / name, ROWS)
+    assert (tmp_path / "sub" / name).read_bytes() == first
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path, monkeypatch):
+    path = tmp_path / "out.jsonl"
+    write_jsonl(path, ROWS)
+    before = path.read_bytes()
+
+    def rows():
+        yield {"a": 1}
+        raise RuntimeError("source failed")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, rows())
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="the disk is full; free some space"):
+        write_jsonl(path, ROWS)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,50 @@
+"""Splitting: pieces fit, give the text back, and end where sentences end."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.splitting import split
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet=st.sampled_from("ab. \n!?é。\U0001f600Z\t"), max_size=300) | st.text(), st.integers(1, 40))
+def test_pieces_fit_and_give_the_text_back(text: str, limit: int):
+    pieces = split(text, limit, len)
+    assert "".join(text[start:end] for start, end in pieces) == text
+    assert all(0 < end - start <= limit for start, end in pieces)
+    assert [start for start, _ in pieces[1:]] == [end for _, end in pieces[:-1]]
+
+
+def test_cuts_stand_at_sentence_ends():
+    text = "Dr. Smith went to the U.S. on Jan. 5. He was tired. See Fig. 3 for it. The end came."
+    pieces = [text[start:end] for start, end in split(text, 10, words)]
+    assert pieces == ["Dr. Smith went to the U.S. on Jan. 5. ", "He was tired. See Fig. 3 for it. ", "The end came."]
+
+
+def test_a_long_sentence_is_cut_between_words_and_a_long_word_between_characters():
+    pieces = [("one two three " + "x" * 12)[a:b] for a, b in split("one two three " + "x" * 12, 8, len)]
+    assert pieces == ["one two ", "three ", "xxxxxxxx", "xxxx"]
+
+
+def test_counts_are_few_for_a_long_text():
+    calls = []
+
+    def count(piece: str) -> int:
+        calls.append(len(piece))
+        return len(piece) // 4
+
+    text = "This is one of very many sentences here. " * 20000
+    pieces = split(text, 500, count)
+    assert len(calls) < 20 * len(pieces)
+    assert sum(calls) < 20 * len(text)
+
+
+def test_a_limit_that_nothing_fits_is_an_error_and_no_text_no_pieces():
+    assert split("", 5, len) == []
+    with pytest.raises(ValueError, match="not even one character"):
+        split("abc", 0, len)
