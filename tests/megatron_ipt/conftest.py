@@ -1,0 +1,140 @@
+"""A tiny model, its data, and real torchrun processes that train it.
+
+megatron-core runs in processes of its own only: its CPU shim would reach transformers here, the oracle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from data_prep.blend import plan
+from data_prep.settings import BlendSettings, SourceSettings
+
+WORKER = Path(__file__).with_name("worker.py")
+SEQ_LENGTH = 64
+VOCABULARY = 512
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A recipe for a tiny Llama, and the folders it reads: `hf` (weights), `init` (the same as a checkpoint)."""
+
+    folder: Path
+    hf: Path
+    init: Path
+    recipe: Path
+    blend: Path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def ipt(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    command = [sys.executable, "-m", "megatron_ipt.cli.main", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def torchrun(processes: int, *arguments: object) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> TinyRun:
+    folder = tmp_path_factory.mktemp("tiny")
+    hf = folder / "hf"
+    _save_llama(hf)
+    blend = folder / "blend" / "blend.json"
+    _write_data(folder, blend, write_dataset)
+    recipe = folder / "recipe.yaml"
+    train = {
+        "blend": str(blend),
+        "held_out": str(folder / "held_out"),
+        "eval_iters": 1,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "seq_length": SEQ_LENGTH,
+        "train_iters": 10,
+        "lr": 1e-3,
+        "lr_decay_style": "constant",
+        "bf16": False,
+    }
+    run = {"name": "tiny", "output_dir": str(folder / "run"), "model": {"load_hf": str(hf)}, "train": train}
+    recipe.write_text(yaml.safe_dump(run), encoding="utf-8")
+    init = folder / "init"
+    ipt("convert", "import", hf, init, "--fp32")
+    return TinyRun(folder, hf, init, recipe, blend)
+
+
+@pytest.fixture(scope="session")
+def train_layouts(tiny: TinyRun) -> Callable[[int, Mapping[str, Sequence[str]]], dict[str, Any]]:
+    """Run several recipes (name -> overrides) one after another in one torchrun; name -> metrics rows or error."""
+
+    def run(processes: int, jobs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        out = tiny.folder / f"jobs-{processes}-{abs(hash(tuple(jobs)))}.json"
+        full = {name: [f"output_dir={tiny.folder / name}", *overrides] for name, overrides in jobs.items()}
+        torchrun(processes, WORKER, tiny.recipe, out, json.dumps(full))
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+    return run
+
+
+def losses(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [row["loss"] for row in rows if row["kind"] == "train"]
+
+
+def _save_llama(folder: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+    )
+    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+
+
+def _write_data(folder: Path, blend: Path, write_dataset: Any) -> None:
+    """Two sources of counting sequences, so that there is something to learn, and a held-out one."""
+    generator = np.random.default_rng(3)
+
+    def documents(count: int, step: int) -> list[list[int]]:
+        starts, lengths = generator.integers(1, VOCABULARY, count), generator.integers(5, 90, count)
+        return [
+            [*((start + step * np.arange(length)) % (VOCABULARY - 1) + 1).tolist(), 0]
+            for start, length in zip(starts, lengths, strict=True)
+        ]
+
+    for name, step, count in (("one", 1, 60), ("three", 3, 7), ("held_out", 1, 12)):
+        write_dataset(folder / name, documents(count, step), vocab_size=VOCABULARY)
+    sources = {name: SourceSettings(prefix=folder / name, weight=weight) for name, weight in (("one", 3), ("three", 1))}
+    plan(BlendSettings(sources=sources, seq_length=SEQ_LENGTH, train_samples=80), blend.parent)

@@ -1,0 +1,97 @@
+"""A run that was stopped goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyRun, environment, ipt, losses
+
+DECAY = ["train.lr_decay_style=cosine", "train.lr_decay_iters=8", "train.lr_warmup_iters=2"]
+PP2 = ["train.pipeline_model_parallel_size=2", "train.bf16=true"]
+
+
+@pytest.fixture(scope="module")
+def resumed(tiny: TinyRun, train_layouts: Any) -> Any:
+    start = [*DECAY, *PP2]
+    here = f"train.save={tiny.folder / 'resume'}"
+    jobs = {
+        "straight": [*start, f"train.save={tiny.folder / 'straight_save'}", "train.train_iters=6"],
+        "first_half": [*start, here, "train.train_iters=3"],
+        "second_half": [*start, here, "train.train_iters=6"],
+        "nothing_left": [*start, here, "train.train_iters=6"],
+        "other_layout": [*DECAY, "train.bf16=true", "train.tensor_model_parallel_size=2", here, "train.train_iters=7"],
+        "other_model": [*start, here, "train.parity_gate=false", "model.rotary_base=5000"],
+    }
+    return train_layouts(2, jobs)
+
+
+def shards(folder: Path) -> dict[str, str]:
+    """SHA-256 of the tensor files of a checkpoint."""
+    files: dict[str, str] = json.loads((folder / "integrity.json").read_text(encoding="utf-8"))["files"]
+    return {name: digest for name, digest in files.items() if name.endswith(".distcp")}
+
+
+def test_two_halves_have_the_losses_of_the_whole(resumed: Any) -> None:
+    halves = losses(resumed["first_half"]) + losses(resumed["second_half"])
+    assert halves == losses(resumed["straight"])
+
+
+def test_two_halves_end_in_the_bytes_of_the_whole(resumed: Any, tiny: TinyRun) -> None:
+    straight, resume = (shards(tiny.folder / name / "iter_0000006") for name in ("straight_save", "resume"))
+    assert straight
+    assert straight == resume
+
+
+def test_a_finished_run_does_nothing(resumed: Any) -> None:
+    assert resumed["nothing_left"] == []
+
+
+def test_another_layout_goes_on(resumed: Any) -> None:
+    rows = [row for row in resumed["other_layout"] if row["kind"] == "train"]
+    assert [row["iteration"] for row in rows] == [7]
+    assert rows[0]["consumed_samples"] == 56
+
+
+def test_another_model_is_refused(resumed: Any) -> None:
+    assert "rotary_base 10000.0 there, 5000.0 here" in resumed["other_model"]["error"]
+
+
+def test_killed_and_started_again(tiny: TinyRun, resumed: Any) -> None:
+    """kill -9 in the middle: the next start goes on from the newest checkpoint and loses nothing."""
+    run = tiny.folder / "killed"
+    arguments = [tiny.recipe, f"output_dir={run}", *DECAY, *PP2, "train.nproc_per_node=2", "train.train_iters=6"]
+    arguments += ["train.save_interval=2"]
+    command = [sys.executable, "-m", "megatron_ipt.cli.main", "train", *map(str, arguments)]
+    process = subprocess.Popen(command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL)
+    metrics = run / "train" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while b'"kind":"train","iteration":3' not in (metrics.read_bytes() if metrics.exists() else b""):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    _kill_left_over(run)
+    process.wait()
+    ipt("train", *arguments)
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    assert losses(rows) == losses(resumed["straight"])
+    assert [row["iteration"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def _kill_left_over(run: Path) -> None:
+    """torchrun gives its workers sessions of their own: a killed machine would end them too."""
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            if f"output_dir={run}" in process.cmdline():
+                process.kill()
+        except psutil.Error:
+            continue
