@@ -81,6 +81,11 @@ def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
         stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
+def beside(out: Path | str, kind: str) -> Path:
+    """The file of that kind that goes with `out`: chains.jsonl -> chains.jsonl.summary.json."""
+    return Path(out).with_name(f"{Path(out).name}.{kind}")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file under a temporary name in the same folder, renamed to `path` when the block ends well.

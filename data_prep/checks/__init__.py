@@ -15,7 +15,7 @@ from typing import Any
 from data_prep.checks import duplicates, form, grounding, length
 from data_prep.checks.contract import Judge, JudgeMaker
 from data_prep.errors import UserError, nearest
-from data_prep.readers import read_jsonl, write_json, write_jsonl
+from data_prep.readers import beside, read_jsonl, write_json, write_jsonl
 from data_prep.records import AugmentedText, Chain, Pair
 from data_prep.settings import CheckSettings
 
@@ -50,9 +50,9 @@ def check(settings: CheckSettings, chains_path: Path | str, out_path: Path | str
             chains.append(Chain(chain.id, tuple(text for text in texts if text.pairs)))
     out = Path(out_path)
     write_jsonl(out, (chain.to_json() for chain in chains))
-    write_jsonl(out.with_name(out.name + ".dropped.jsonl"), dropped)
+    write_jsonl(beside(out, "dropped.jsonl"), dropped)
     write_jsonl(
-        out.with_name(out.name + ".leftover.jsonl"),
+        beside(out, "leftover.jsonl"),
         ({**text.to_json(), "reason": "every pair dropped"} for text in leftover),
     )
     reasons = Counter((row["check"], row["reason"]) for row in dropped)
@@ -63,7 +63,7 @@ def check(settings: CheckSettings, chains_path: Path | str, out_path: Path | str
         "chains": len(chains),
         "leftover_texts": len(leftover),
     }
-    write_json(out.with_name(out.name + ".summary.json"), summary)
+    write_json(beside(out, "summary.json"), summary)
     return summary
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep.draws import draw_subset
 from data_prep.errors import UserError
-from data_prep.readers import read_documents, write_json, write_jsonl
+from data_prep.readers import beside, read_documents, write_json, write_jsonl
 from data_prep.records import AugmentedText, Document
 from data_prep.settings import SynthesizeSettings
 from data_prep.splitting import split
@@ -59,7 +59,7 @@ def synthesize(
     documents = _choose(settings, documents_path)
     texts = list(_texts(settings, documents, wire, demonstrations))
     engine = engine or _make_engine(settings, model_dir)
-    journal = Journal(_beside(out_path, "journal"), engine)
+    journal = Journal(beside(out_path, "journal.jsonl"), engine)
     run = Synthesis(texts, wire, engine, journal, settings, demonstrations, progress)
     run.run()
     return _write(run, len(documents), Path(out_path))
@@ -102,10 +102,11 @@ def _write(run: Synthesis, documents: int, out: Path) -> dict[str, Any]:
     rejected = [(texts[index], item) for index, items in sorted(run.rejections.items()) for item in items]
     write_jsonl(out, (chain.to_json() for chain in chains))
     write_jsonl(
-        _beside(out, "leftover"), ({**texts[index].to_json(), "reason": reason} for index, reason in reasons.items())
+        beside(out, "leftover.jsonl"),
+        ({**texts[index].to_json(), "reason": reason} for index, reason in reasons.items()),
     )
     write_jsonl(
-        _beside(out, "rejected"),
+        beside(out, "rejected.jsonl"),
         (
             {"document_id": text.document_id, "start": text.start, "reason": item.reason, "fragment": item.fragment}
             for text, item in rejected
@@ -124,13 +125,9 @@ def _write(run: Synthesis, documents: int, out: Path) -> dict[str, Any]:
         "rejected": dict(Counter(item.reason for _, item in rejected)),
         "engine": dict(run.engine.identity),
     }
-    write_json(out.with_name(out.name + ".summary.json"), summary)
+    write_json(beside(out, "summary.json"), summary)
     return summary
 
 
 def _leftover_reason(run: Synthesis, index: int) -> str:
     return f"engine_failed: {run.failed[index]}" if index in run.failed else "no_pairs"
-
-
-def _beside(out: Path | str, kind: str) -> Path:
-    return Path(out).with_name(f"{Path(out).name}.{kind}.jsonl")

@@ -68,7 +68,8 @@ class Journal:
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 row = orjson.loads(line)
-                self._known[row.pop("key")] = Completion(**row)
+                key = row.pop("key")
+                self._known[key] = Completion(**row)
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 where = f"{self.path}:{number}"
                 raise UserError(

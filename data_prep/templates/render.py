@@ -23,14 +23,14 @@ from data_prep.templates.styles import Part, Styles, fill, fill_pair, load_style
 def render(
     settings: RenderSettings,
     chains_path: Path | str,
-    leftovers: Iterable[Path | str],
+    leftovers: Path | str | Iterable[Path | str],
     documents_path: Path | str,
     out_dir: Path | str,
 ) -> dict[str, Any]:
     """Renders a corpus and returns what summary.json says: every character is in a chain, raw, or blank.
 
     Args:
-        leftovers: files of texts that got or kept no pairs; each must be of the corpus and in no chain.
+        leftovers: file or files of texts that got or kept no pairs; each must be of the corpus and in no chain.
 
     Raises:
         UserError: a text that is not of the corpus (any more), or that is used twice.
@@ -41,7 +41,7 @@ def render(
     ledger = Ledger()
     augmented = (render_chain(chain, styles, settings.seed).to_json() for chain in _chains(chains_path, ledger, counts))
     write_jsonl(folder / "augmented.jsonl", augmented)
-    for path in leftovers:
+    for path in [leftovers] if isinstance(leftovers, Path | str) else leftovers:
         for row in read_jsonl(path):
             ledger.add(AugmentedText.from_json(row), in_chain=False)
             counts["leftover_texts"] += 1
