@@ -1,0 +1,96 @@
+"""Plots -> inline SVG, drawn by matplotlib in colours that the page's style sheet decides."""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from megatron_ipt.report.curves import Plot, Series
+
+# matplotlib wants colours, the page has light and dark ones: each stands in for a variable of style.css.
+STAND_INS = {"#010203": "ink-soft", "#010204": "rule", "#010205": "series-1", "#010206": "series-2", "#010207": "faint"}
+INK, RULE, FIRST, SECOND, FAINT = STAND_INS
+ROUND = [1, 2, 2.5, 5, 10]
+VALIDATION_MARKERS = "Ds^v"
+
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be read out, selected and set in the page's font
+    "svg.hashsalt": "report",
+    "text.parse_math": False,  # a data set may have a $ in its name
+    "font.size": 10,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.labelcolor": INK,
+}
+
+
+def draw(plot: Plot) -> str:
+    """One <svg> element without an outside reference; ids begin with the plot's anchor."""
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(10.4, 4.2) if plot.large else (5.1, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        markers = iter(VALIDATION_MARKERS * len(plot.series))
+        for series in plot.series:
+            _draw_series(axes, series, next(markers) if series.style == "validation" else "")
+        _dress(axes, plot)
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    return _inline(stream.getvalue(), plot)
+
+
+def _draw_series(axes: Axes, series: Series, marker: str) -> None:
+    if series.style == "raw":
+        axes.plot(series.x, series.y, ".", color=FAINT, markersize=4, label=series.name)
+    elif series.style == "validation":
+        axes.plot(series.x, series.y, "-", color=SECOND, linewidth=1, marker=marker, markersize=6, label=series.name)
+    else:
+        dot = "o" if len(series.x) == 1 else ""
+        axes.plot(series.x, series.y, color=FIRST, linewidth=2, marker=dot, label=series.name)
+
+
+def _dress(axes: Axes, plot: Plot) -> None:
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("tokens trained")
+    axes.set_ylabel(plot.y_label)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(8 if plot.large else 5, steps=ROUND))
+    axes.yaxis.set_major_locator(MaxNLocator(6 if plot.large else 4, steps=ROUND))
+    if plot.large:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, borderpad=0, handlelength=1.4)
+    else:
+        axes.set_ylabel("")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        highest = max((value for series in plot.series for value in series.y if value == value), default=0.0)
+        axes.set_ylim(0, 1.08 * highest or 1)
+
+
+def _inline(svg: str, plot: Plot) -> str:
+    """The element alone, with the page's colours and font, and ids that no other figure has."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    found = re.search(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', svg)
+    if found is None:
+        raise ValueError("matplotlib wrote an SVG without a viewBox")
+    svg = f'<svg {found[1]} role="img" aria-label="{escape(plot.alt)}">' + svg[found.end() :]
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'\bid="', f'id="{plot.anchor}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{plot.anchor}-", svg).replace("xlink:href", "href")
+    for colour, name in STAND_INS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg.strip()
