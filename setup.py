@@ -7,6 +7,8 @@ Extras: prep (no torch), train, synth (brings its own torch: give it its own env
 eval, gpu, quickstart (what the laptop run needs), dev.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 PREP = [
@@ -30,8 +32,8 @@ GGUF = ["gguf>=0.17", "accelerate>=1.2"]
 setup(
     name="instruction-pretraining",
     version="0.1.0",
-    description="Instruction Pre-Training (arXiv 2406.14491) as a system: synthesis, indexed datasets, blends, Megatron training",
-    long_description=open("README.md", encoding="utf-8").read(),
+    description="Instruction Pre-Training (arXiv 2406.14491): pairs, indexed datasets, blends, Megatron training",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.12",

@@ -73,7 +73,8 @@ class AugmentedText:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> AugmentedText:
         pairs = tuple(Pair.from_json(pair) for pair in row.get("pairs", ()))
-        return cls(row["document_id"], row["text"], pairs, row.get("start", 0), row.get("end", -1), row.get("source", ""))
+        place = (row.get("start", 0), row.get("end", -1))
+        return cls(row["document_id"], row["text"], pairs, *place, row.get("source", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,17 +31,41 @@ class FetchSettings(Settings):
 class SynthesizeSettings(Settings):
     """ipt data synthesize: documents -> chains of texts with pairs (paper, section 2)."""
 
-    model: Path | None = Field(None, description="Hugging Face directory of the synthesizer; default: the fetched model")
+    model: Path | None = Field(
+        None,
+        description="Hugging Face directory of the synthesizer; default: the fetched model",
+    )
     engine: Literal["transformers"] = Field("transformers", description="what runs the synthesizer model")
-    documents: int | None = Field(None, ge=1, description="synthesize only this many documents; the rest stays raw [documents]")
-    rounds: int = Field(2, ge=1, description="M: texts of a chain, each seeing the ones before as shots (paper: 2 from scratch, 3 continual)")
+    documents: int | None = Field(
+        None,
+        ge=1,
+        description="synthesize only this many documents; the rest stays raw [documents]",
+    )
+    rounds: int = Field(
+        2,
+        ge=1,
+        description="M: texts of a chain, each seeing the ones before as shots (paper: 2 from scratch, 3 continual)",
+    )
     max_new_tokens: int = Field(400, ge=1, description="longest completion [tokens]")
-    max_model_len: int = Field(4096, ge=16, description="prompt and completion together; oldest shots go first [tokens]")
-    max_text_tokens: int | None = Field(None, ge=64, description="longer texts are cut at sentence ends into pieces of at most this; default: what fits max_model_len [tokens]")
+    max_model_len: int = Field(
+        4096,
+        ge=16,
+        description="prompt and completion together; oldest shots go first [tokens]",
+    )
+    max_text_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="longer texts are cut at sentence ends into pieces of at most "
+        "this; default: what fits max_model_len [tokens]",
+    )
     temperature: float = Field(0.0, ge=0.0, description="0 is greedy, the paper's choice")
     batch_size: int = Field(8, ge=1, description="prompts generated together [prompts]")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="the engine's number format")
-    demonstrations: Path | None = Field(None, description="JSONL of example texts with pairs shown before each chain, for models not tuned as a synthesizer; 'builtin' for ours")
+    demonstrations: Path | None = Field(
+        None,
+        description="JSONL of example texts with pairs shown before each chain, for "
+        "models not tuned as a synthesizer; 'builtin' for ours",
+    )
     seed: int = Field(1234, description="seed of sampling and of the choice of documents")
 
 
@@ -52,8 +76,17 @@ class CheckSettings(Settings):
     min_answer_characters: int = Field(1, ge=1, description="shortest answer [characters]")
     max_answer_characters: int = Field(4000, ge=1, description="longest answer [characters]")
     max_question_characters: int = Field(2000, ge=1, description="longest question [characters]")
-    max_question_repeats: int = Field(3, ge=1, description="the same question over more texts than this is boilerplate [texts]")
-    min_grounding: float = Field(0.5, ge=0.0, le=1.0, description="share of an answer's content words that stand in its text")
+    max_question_repeats: int = Field(
+        3,
+        ge=1,
+        description="the same question over more texts than this is boilerplate [texts]",
+    )
+    min_grounding: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="share of an answer's content words that stand in its text",
+    )
 
 
 class RenderSettings(Settings):
@@ -68,7 +101,10 @@ class IndexSettings(Settings):
     """ipt data index: training text -> PREFIX.bin/.idx with a manifest."""
 
     tokenizer: Path | None = Field(None, description="Hugging Face tokenizer directory; default: the fetched model's")
-    prepend_bos: bool | None = Field(None, description="start each document with BOS; default: what the tokenizer's own post-processor does")
+    prepend_bos: bool | None = Field(
+        None,
+        description="start each document with BOS; default: what the tokenizer's own post-processor does",
+    )
     append_eod: bool = Field(True, description="end each document with the end-of-document token")
     eod_token: str | None = Field(None, description="the end-of-document token; default: the tokenizer's eos_token")
     batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
@@ -77,7 +113,10 @@ class IndexSettings(Settings):
 class SourceSettings(Settings):
     """One source of a blend."""
 
-    prefix: Path | None = Field(None, description="dataset prefix (PREFIX.bin, PREFIX.idx); a recipe's step fills it in")
+    prefix: Path | None = Field(
+        None,
+        description="dataset prefix (PREFIX.bin, PREFIX.idx); a recipe's step fills it in",
+    )
     weight: float = Field(description="share of sequences, on any scale; normalised over the sources", gt=0)
 
 
@@ -86,7 +125,11 @@ class BlendSettings(Settings):
 
     sources: dict[str, SourceSettings] = Field(description="name -> dataset and weight")
     seq_length: int = Field(512, ge=2, description="sequence length [tokens]")
-    train_samples: int | None = Field(None, ge=1, description="sequences the run will draw, for the epochs of the plan [samples]")
+    train_samples: int | None = Field(
+        None,
+        ge=1,
+        description="sequences the run will draw, for the epochs of the plan [samples]",
+    )
     period: int = Field(65536, ge=1, description="D: samples after which the schedule's pattern repeats [samples]")
     max_epochs: float = Field(4.0, gt=0, description="warn when a source is repeated more often than this [epochs]")
     seed: int = Field(1234, description="seed of document order and sample order")

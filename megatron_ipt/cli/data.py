@@ -64,10 +64,15 @@ def render(
     chains: Annotated[Path, typer.Argument(help="checked chains, JSONL")],
     documents: Annotated[Path, typer.Argument(help="the corpus they were made from, JSONL")],
     out: Annotated[Path, typer.Argument(help="folder for augmented.jsonl and raw.jsonl")],
+    leftovers: Annotated[
+        list[Path] | None, typer.Option(help="texts without pairs; default: CHAINS.leftover.jsonl, where it is")
+    ] = None,
+    *,
     settings: RenderSettings,
 ) -> None:
     """Turn chains into training text; every document that is in no chain goes on as raw text."""
-    steps.render(settings, chains, documents, out)
+    beside = steps.leftover_of(chains)
+    steps.render(settings, chains, leftovers or [beside] * beside.exists(), documents, out)
 
 
 @app.command()

@@ -18,7 +18,7 @@ PACKAGE = "instruction-pretraining"
 
 
 def doctor() -> None:
-    """Print versions, the device, how CPU and GPU differ here, and what is missing; exit code 1 if training cannot run."""
+    """Print versions, the device, how CPU and GPU differ, and what is missing; exit code 1 if training cannot run."""
     tables.show("machine", ("what", "here"), _machine())
     rows, missing = _packages()
     tables.show("packages", ("package", "extra", "wanted", "here"), rows)

@@ -1,4 +1,4 @@
-"""Whether a step must run again: its settings, the content of its inputs and outputs, and the version, all unchanged?"""
+"""Whether a step must run again: are its settings, the content of its inputs and outputs, and the version unchanged?"""
 
 from __future__ import annotations
 

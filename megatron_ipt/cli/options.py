@@ -48,7 +48,7 @@ def _option(model: type[Settings], name: str) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     flags = (f"{flag}/--no-{flag[2:]}",) if bool in (hint, *get_args(hint)) else (flag,)
     description = escape(field.description or "")  # units stand in brackets, which rich would read as markup
-    annotation = Annotated[hint, typer.Option(*flags, help=description, rich_help_panel="Settings")]
+    annotation: Any = Annotated[hint, typer.Option(*flags, help=description, rich_help_panel="Settings")]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

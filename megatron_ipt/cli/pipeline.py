@@ -87,6 +87,11 @@ def _fetch(run: Context) -> None:
         link.symlink_to(fetch_model(settings.model), target_is_directory=True)
 
 
+def _leftovers(run: Context) -> list[Path]:
+    """Texts that got no pairs, and texts that lost them in a check: both go on as raw text."""
+    return [steps.leftover_of(path) for path in (run.paths.chains, run.paths.checked)]
+
+
 def _index(run: Context) -> None:
     for prefix, text in datasets(run).items():
         steps.index(section(run.recipe, "index"), [text], tokenizer(run), prefix)
@@ -154,7 +159,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "render",
         ("render",),
-        lambda run: [run.paths.checked, run.paths.documents],
+        lambda run: [run.paths.checked, run.paths.documents, *_leftovers(run)],
         lambda run: [run.paths.text / "augmented.jsonl", run.paths.text / "raw.jsonl"],
         lambda run: steps.render(section(run.recipe, "render"), run.paths.checked, run.paths.documents, run.paths.text),
     ),
@@ -205,7 +210,13 @@ STEPS: tuple[Step, ...] = (
     Step(
         "report",
         ("report",),
-        lambda run: [run.paths.metrics, run.paths.evaluation],
+        lambda run: [
+            run.paths.documents.with_name("summary.json"),
+            run.paths.checked,
+            run.paths.blend,
+            run.paths.metrics,
+            run.paths.evaluation,
+        ],
         lambda run: [run.paths.report],
         _report,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -79,7 +80,9 @@ def _child(step: Step, context: Context) -> int | None:
     Its own process, so that memory is given back and the CPU shim of one step does not reach another.
     """
     command = [sys.executable, "-m", "megatron_ipt.cli.main", "run", str(context.path), *context.overrides]
-    process = subprocess.Popen([*command, "--only", step.name])
+    # Threads that wait by spinning bring two busy cores to a halt (14 times slower, measured); sleeping costs nothing.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    process = subprocess.Popen([*command, "--only", step.name], env=environment)
     watch = _MemoryWatch(process.pid)
     watch.start()
     try:

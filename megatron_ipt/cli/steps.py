@@ -45,15 +45,15 @@ def check(settings: CheckSettings, chains: Path, out: Path) -> None:
     tables.show(f"pairs: {summary['in']} in, {summary['kept']} kept", ("check", "reason", "dropped"), rows)
 
 
-def render(settings: RenderSettings, chains: Path, documents: Path, out: Path) -> None:
+def render(settings: RenderSettings, chains: Path, leftovers: Sequence[Path], documents: Path, out: Path) -> None:
     from data_prep.templates.render import render as run
 
-    tables.show_counts("training text", run(settings, chains, leftover_of(chains), documents, out))
+    tables.show_counts("training text", run(settings, chains, leftovers, documents, out))
 
 
 def leftover_of(chains: Path) -> Path:
     """The file of texts without pairs that stands beside a chains file."""
-    return chains.with_suffix(".leftover.jsonl")
+    return chains.with_name(chains.name + ".leftover.jsonl")
 
 
 def index(settings: IndexSettings, inputs: Sequence[Path], tokenizer: Path, prefix: Path) -> None:

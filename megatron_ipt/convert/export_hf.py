@@ -59,6 +59,7 @@ def export_hf(checkpoint: Path, out: Path, source: Path | None, max_position_emb
 
 def _tensors(weights: Weights, value: torch.Tensor, architecture: Architecture) -> dict[str, torch.Tensor]:
     """The Hugging Face tensors of one whole Megatron parameter."""
+    parts: tuple[torch.Tensor, ...]
     if weights.kind == "qkv":
         parts = split_qkv(value, architecture)
     elif weights.kind == "gate_up":
@@ -84,10 +85,11 @@ def _write_config(
 ) -> dict[str, Any]:
     """config.json: the source's own with what training changed; or, from scratch, the family's."""
     family = FAMILIES[architecture.family]
+    changed: dict[str, Any] = {}
     if source is None:
-        config, changed = family.config_json(architecture, max_position_embeddings), {}
+        config = family.config_json(architecture, max_position_embeddings)
     else:
-        config, changed = read_config(source), {}
+        config = read_config(source)
         if family.architecture(config, source / "config.json") != architecture:
             raise UserError(
                 source, "config.json describes another model than the checkpoint", "give the one it began from"

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
-import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +23,10 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import device
 from megatron_ipt.recipe import TrainSettings
 
-Config = TypeVar("Config", TransformerConfig, OptimizerConfig, DistributedDataParallelConfig)
 
-
-def checked(config: type[Config], section: str, values: Mapping[str, Any]) -> Config:
+def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallelConfig)](
+    config: type[Config], section: str, values: Mapping[str, Any]
+) -> Config:
     """`config(**values)`; UserError for a field it does not have or a value outside the field's Literal."""
     hints = typing.get_type_hints(config)
     for name, value in values.items():
@@ -112,7 +111,3 @@ def ddp_config(train: TrainSettings) -> DistributedDataParallelConfig:
         **train.ddp_config,
     }
     return checked(DistributedDataParallelConfig, "train.ddp_config", values)
-
-
-def field_names(config: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(config))

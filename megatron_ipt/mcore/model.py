@@ -73,9 +73,11 @@ def wrap(chunks: Sequence[GPTModel], config: TransformerConfig, train: TrainSett
 
 
 def unwrap(chunk: torch.nn.Module) -> GPTModel:
-    while hasattr(chunk, "module"):
-        chunk = chunk.module
-    return chunk  # type: ignore[return-value]
+    while not isinstance(chunk, GPTModel):
+        inner = chunk.module
+        assert isinstance(inner, torch.nn.Module)
+        chunk = inner
+    return chunk
 
 
 def named_parameters(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Parameter]]:

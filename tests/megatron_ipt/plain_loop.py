@@ -1,6 +1,6 @@
 """The oracle: the same batches through transformers and torch's AdamW in one process, nothing of ours but the data.
 
-    python plain_loop.py HF_DIRECTORY BLEND.json STEPS GLOBAL_BATCH_SIZE LR OUT.json
+python plain_loop.py HF_DIRECTORY BLEND.json STEPS GLOBAL_BATCH_SIZE LR OUT.json
 """
 
 from __future__ import annotations

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import TinyRun, environment, ipt, losses
 
@@ -70,14 +69,13 @@ def test_killed_and_started_again(tiny: TinyRun, resumed: Any) -> None:
     arguments = [tiny.recipe, f"output_dir={run}", *DECAY, *PP2, "train.nproc_per_node=2", "train.train_iters=6"]
     arguments += ["train.save_interval=2"]
     command = [sys.executable, "-m", "megatron_ipt.cli.main", "train", *map(str, arguments)]
-    process = subprocess.Popen(command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
     metrics = run / "train" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while b'"kind":"train","iteration":3' not in (metrics.read_bytes() if metrics.exists() else b""):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    _kill_left_over(run)
+    _kill_with_children(process.pid)
     process.wait()
     ipt("train", *arguments)
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
@@ -85,13 +83,8 @@ def test_killed_and_started_again(tiny: TinyRun, resumed: Any) -> None:
     assert [row["iteration"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
 
 
-def _kill_left_over(run: Path) -> None:
-    """torchrun gives its workers sessions of their own: a killed machine would end them too."""
-    import psutil
-
-    for process in psutil.process_iter():
-        try:
-            if f"output_dir={run}" in process.cmdline():
-                process.kill()
-        except psutil.Error:
-            continue
+def _kill_with_children(pid: int) -> None:
+    """What a machine that dies does: every process of the tree ends at once, with no time to clean up."""
+    root = psutil.Process(pid)
+    for process in [root, *root.children(recursive=True)]:
+        process.kill()
