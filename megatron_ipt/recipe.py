@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from yaml import YAMLError
@@ -168,14 +168,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         if "=" not in override or override.startswith("-"):
             raise UserError(override, "not an override", "write it as section.key=value")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig):
+            raise UserError(path, "not a recipe", "its top level must be a mapping of sections")
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
         raw = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError as error:
         raise UserError(path, "no such recipe", "give the path of a YAML file") from error
     except (YAMLError, OmegaConfBaseException) as error:
         raise UserError(path, f"not a readable recipe ({error})", "mend the YAML") from error
-    if not isinstance(raw, dict):
-        raise UserError(path, "not a recipe", "its top level must be a mapping of sections")
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:

@@ -161,7 +161,9 @@ STEPS: tuple[Step, ...] = (
         ("render",),
         lambda run: [run.paths.checked, run.paths.documents, *_leftovers(run)],
         lambda run: [run.paths.text / "augmented.jsonl", run.paths.text / "raw.jsonl"],
-        lambda run: steps.render(section(run.recipe, "render"), run.paths.checked, run.paths.documents, run.paths.text),
+        lambda run: steps.render(
+            section(run.recipe, "render"), run.paths.checked, _leftovers(run), run.paths.documents, run.paths.text
+        ),
     ),
     Step(
         "index",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
 from pathlib import Path
 from typing import Any
 

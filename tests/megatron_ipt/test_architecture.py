@@ -1,0 +1,70 @@
+"""Numbers of a model, and layouts that do not divide it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size, with_settings
+from megatron_ipt.recipe import ModelSettings, TrainSettings
+
+LLAMA3_70B = Architecture(80, 8192, 28672, 64, 8, 128, 1e-5, 500000.0, 128256)
+SMOLLM2 = Architecture(30, 576, 1536, 9, 3, 64, 1e-5, 100000.0, 49152, share_embeddings_and_output_weights=True)
+
+
+def train(**settings: Any) -> TrainSettings:
+    return TrainSettings(**{"global_batch_size": 8, "seq_length": 512, "train_iters": 1, "lr": 1e-4, **settings})
+
+
+def test_parameters_are_the_published_counts() -> None:
+    assert LLAMA3_70B.parameters() == 70_553_706_496
+    assert SMOLLM2.parameters() == 134_515_008
+
+
+def test_the_vocabulary_is_padded_as_megatron_pads_it() -> None:
+    padded = padded_vocab_size(LLAMA3_70B, ModelSettings(), train(tensor_model_parallel_size=4))
+    assert padded == 128512
+    assert LLAMA3_70B.parameters(padded) == 70_557_900_800
+
+
+@pytest.mark.parametrize(
+    ("settings", "world", "told"),
+    [
+        ({"tensor_model_parallel_size": 2}, 2, "2 does not divide num_attention_heads (9); use one of 1, 3, 9"),
+        ({"pipeline_model_parallel_size": 4}, 4, "4 does not divide num_layers (30); use one of 1, 2, 3, 5, 6"),
+        (
+            {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
+            2,
+            "2 does not divide the 15 layers of a stage (15); use one of 1, 3, 5, 15",
+        ),
+        ({"pipeline_model_parallel_size": 3}, 4, "3 does not divide the world (4)"),
+        ({"global_batch_size": 6}, 4, "6 is no multiple of micro_batch_size x data-parallel size = 4; use 4 or 8"),
+        ({"tensor_model_parallel_size": 3, "sequence_parallel": True}, 3, "3 does not divide seq_length (512)"),
+    ],
+)
+def test_a_layout_that_does_not_divide_says_what_would(settings: dict[str, Any], world: int, told: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_layout(SMOLLM2, train(**settings), world)
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize(("tensor", "pipeline", "world"), [(1, 1, 1), (3, 2, 12), (1, 30, 60), (3, 10, 60)])
+def test_a_layout_that_divides_passes(tensor: int, pipeline: int, world: int) -> None:
+    settings = train(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline, global_batch_size=24)
+    check_layout(SMOLLM2, settings, world)
+
+
+def test_settings_replace_single_numbers() -> None:
+    changed = with_settings(SMOLLM2, ModelSettings(rotary_base=5000.0))
+    assert changed.rotary_base == 5000.0
+    assert changed.num_layers == 30
+
+
+def test_a_model_from_scratch_needs_its_numbers() -> None:
+    with pytest.raises(UserError, match="num_layers"):
+        with_settings(None, ModelSettings(hidden_size=64, num_attention_heads=4))
+    sizes = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "vocab_size": 100}
+    found = with_settings(None, ModelSettings(**sizes))
+    assert (found.num_query_groups, found.kv_channels) == (4, 16)

@@ -1,0 +1,107 @@
+"""One table of device differences, one Adam for both, and configurations checked without the hardware."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import environment
+
+from megatron_ipt.mcore import device
+
+ROOT = Path(__file__).parents[2]
+BRANCH = re.compile(r"cuda\.is_available|has_gpu|\.device\.type|\.is_cuda|device_count|['\"]cuda['\"]|['\"]nccl['\"]")
+# where the question may be asked: the table, the shim that stands for a GPU, and the doctor that prints it;
+# the synthesizer's engine is the other half and runs without megatron
+ALLOWED = {
+    "megatron_ipt/mcore/device.py",
+    "megatron_ipt/mcore/shim.py",
+    "megatron_ipt/cli/doctor.py",
+    "data_prep/synthesis/engines/transformers.py",
+}
+
+
+def run_python(code: str) -> object:
+    """Run code in a process of its own (megatron's shim must not reach this one); it prints JSON last."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_nothing_else_branches_on_the_device() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for package in ("data_prep", "megatron_ipt")
+        for path in (ROOT / package).rglob("*.py")
+        if str(path.relative_to(ROOT)) not in ALLOWED
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if BRANCH.search(line)
+    ]
+    assert found == []
+
+
+def test_every_difference_of_the_table_is_legal_for_megatron() -> None:
+    names = [row.name for row in device.TABLE if row.config]
+    code = f"""
+import json
+from megatron_ipt.mcore.config import TransformerConfig
+print(json.dumps([name for name in {names!r} if name not in TransformerConfig.__dataclass_fields__]))"""
+    assert run_python(code) == []
+
+
+def test_our_adam_is_torchs_adamw() -> None:
+    code = """
+import json, torch
+from megatron_ipt.mcore.shim import FusedAdam
+torch.manual_seed(1)
+start = [torch.randn(7, 5), torch.randn(11)]
+runs = []
+for make in (FusedAdam, torch.optim.AdamW):
+    params = [torch.nn.Parameter(x.clone()) for x in start]
+    groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "weight_decay": 0.0}]
+    optimizer = make(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(20):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    runs.append(params)
+print(json.dumps([float((a - b).abs().max()) for a, b in zip(*runs)]))"""
+    assert max(run_python(code)) <= 1e-7
+
+
+def test_configuration_fields_are_checked_without_transformer_engine() -> None:
+    code = """
+import json
+from data_prep.errors import UserError
+from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore import config
+from megatron_ipt.recipe import TrainSettings
+model = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
+told = {}
+cases = {
+    "literal": ("transformer_config", {"fp8": "hybrid", "fp8_recipe": "current"}),
+    "name": ("transformer_config", {"fp8_recipee": "delayed"}),
+    "optimizer": ("optimizer_config", {"adam_beta3": 0.5}),
+    "ddp": ("ddp_config", {"overlap_grad_reduces": True}),
+}
+for name, (section, extra) in cases.items():
+    train = TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3, **{section: extra})
+    try:
+        config.transformer_config(model, train), config.optimizer_config(train), config.ddp_config(train)
+    except UserError as error:
+        told[name] = str(error)
+train = TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3,
+                      transformer_config={"fp8": "hybrid", "fp8_recipe": "tensorwise"})
+told["legal"] = config.transformer_config(model, train).fp8_recipe
+print(json.dumps(told))"""
+    told = run_python(code)
+    assert isinstance(told, dict)
+    assert "'current' is not legal; use one of tensorwise, delayed, mxfp8, blockwise, custom" in told["literal"]
+    assert "did you mean 'fp8_recipe'?" in told["name"]
+    assert "did you mean 'adam_beta" in told["optimizer"]
+    assert "did you mean 'overlap_grad_reduce'?" in told["ddp"]
+    assert told["legal"] == "tensorwise"
