@@ -42,7 +42,7 @@ app.command()(doctor.doctor)
 def main() -> None:
     """The console script: bad input is one line on stderr and exit code 1; a fault of ours keeps its traceback."""
     try:
-        app()
+        app(prog_name="ipt")
     except UserError as error:
         _fail(str(error))
     except OSError as error:

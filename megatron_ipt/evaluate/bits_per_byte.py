@@ -123,8 +123,10 @@ def choose(tokenizer: Any, path: Path, max_tokens: int) -> tuple[list[str], int]
 
 def _score(engine: Any, tokenizer: Any, settings: EvaluateSettings, texts: TextSet) -> Score:
     """One set through lm-eval: a task made on the spot that reads a local file and names its split."""
+    import datasets
     from lm_eval import simple_evaluate
 
+    datasets.disable_progress_bars()
     chosen, tokens = choose(tokenizer, texts.path, settings.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "texts.json")

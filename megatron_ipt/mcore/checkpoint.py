@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from megatron.core import parallel_state as mpu
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.validation import save_integrity_manifest, verify_integrity_manifest
 from megatron.core.optimizer import MegatronOptimizer
+from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
@@ -100,20 +99,20 @@ def save(folder: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimiz
     """Write SAVE/iter_N, then move `latest` to it.  All ranks call it; a full disk leaves the one before usable."""
     final = folder / f"iter_{card.iteration:07d}"
     partial = final.with_name(final.name + ".partial")
-    failure = _on_main(lambda: _fresh_folder(partial))
+    failure: BaseException | None = _on_main(lambda: _fresh_folder(partial))
     if failure is None:
         try:
             state = _state(chunks, optimizer, is_loading=False)
             dist_checkpointing.save(
                 state, str(partial), content_metadata=_metadata(content=True), async_strategy="mcore"
             )
-        except (OSError, CheckpointingException, RuntimeError) as error:
+        except (OSError, CheckpointingException, CheckpointException, RuntimeError) as error:
             failure = error
     failure = _agree(failure)
     if failure is None:
         failure = _on_main(lambda: _commit(partial, final, card))
     if failure is not None:
-        raise UserError(final, f"the checkpoint was not written ({failure})", _mend(folder, failure))
+        raise UserError(final, f"the checkpoint was not written ({failure})", _mend(folder))
     return final
 
 
@@ -190,7 +189,7 @@ def _commit(partial: Path, final: Path, card: RunCard) -> None:
     waiting.replace(tracker)
 
 
-def _on_main(action: Callable[[], None]) -> Exception | None:
+def _on_main(action: Callable[[], None]) -> OSError | None:
     """Run `action` on rank 0; every rank gets its exception, or None."""
     failure: Exception | None = None
     if dist.get_rank() == 0:
@@ -201,32 +200,21 @@ def _on_main(action: Callable[[], None]) -> Exception | None:
     return _agree(failure)
 
 
-def _agree(failure: Exception | None) -> Exception | None:
+def _agree(failure: BaseException | None) -> OSError | None:
     """The first failure of any rank, on every rank."""
-    failures: list[Exception | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure if failure is None else OSError(_errno(failure), _line(failure)))
+    failures: list[OSError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, None if failure is None else OSError(_line(failure)))
     return next((found for found in failures if found is not None), None)
 
 
-def _errno(error: BaseException) -> int:
-    """The error number of an OSError anywhere in the chain of causes or in the text of megatron-core's exception."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno:
-            return seen.errno
-        seen = seen.__cause__ or seen.__context__
-    return errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else errno.EIO
-
-
 def _line(error: BaseException) -> str:
+    """The last line of an error's text: torch puts the cause there (its CheckpointException is no Exception)."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
 
 
-def _mend(folder: Path, failure: Exception) -> str:
+def _mend(folder: Path) -> str:
     before = latest(folder)
     kept = f"{before.name} is untouched" if before else "nothing was there before"
-    cause = (
-        "free space on the disk" if isinstance(failure, OSError) and failure.errno == errno.ENOSPC else "see the cause"
-    )
-    return f"{cause} and start again; {kept}"
+    free = shutil.disk_usage(folder).free / 2**30
+    return f"{free:.1f} GiB are free there: make room if that is too little, and start again; {kept}"

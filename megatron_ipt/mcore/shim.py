@@ -143,7 +143,7 @@ def quiet() -> None:
     inside, torch renames its collectives.
     """
     warnings.filterwarnings("ignore", module=r"megatron\..*")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
+    warnings.filterwarnings("ignore", module=r"torch\.distributed\..*")
     for name in ("megatron", "torch.utils.cpp_extension", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -1,0 +1,165 @@
+"""The command as a user meets it: help with units and defaults, and bad input told in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyRun, environment, ipt
+
+VERBS = [
+    "run",
+    "data fetch",
+    "data synthesize",
+    "data check",
+    "data render",
+    "data index",
+    "blend plan",
+    "train",
+    "convert import",
+    "convert export",
+    "convert parity",
+    "evaluate",
+    "report",
+    "doctor",
+]
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_every_verb_has_help(verb: str) -> None:
+    assert "Usage: ipt" in ipt(*verb.split(), "--help").stdout
+
+
+def test_help_says_units_and_defaults() -> None:
+    text = " ".join(ipt("data", "synthesize", "--help").stdout.replace("│", " ").split())
+    assert "longest completion [tokens]" in text
+    assert "[default: 400]" in text
+    text = " ".join(ipt("train", "--settings").stdout.replace("│", " ").split())
+    assert "train.clip_grad 1.0 largest global gradient norm" in text
+
+
+def fails(*arguments: object) -> str:
+    """The one line that a failing call prints last; no traceback anywhere."""
+    done = ipt(*arguments, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_lines_that_are_not_documents_are_named(tmp_path: Path) -> None:
+    bad = write(tmp_path / "bad.jsonl", '{"id": "a", "text": "x"}\n{"id": "b", "text": \n')
+    none = write(tmp_path / "none.jsonl", '{"id": "a", "title": "x"}\n')
+    chains = write(tmp_path / "chains.jsonl", "")
+    for path, told in ((bad, "bad.jsonl:2"), (none, "none.jsonl:1")):
+        assert told in fails("data", "render", chains, path, tmp_path / "out")
+        assert not (tmp_path / "out" / "raw.jsonl").exists()
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    text = write(tmp_path / "text.jsonl", '{"id": "a", "text": "x"}\n')
+    assert "tokenizer.json" in fails("data", "index", text, "--prefix", tmp_path / "p", "--tokenizer", tmp_path)
+    assert "no such recipe" in fails("run", tmp_path / "none.yaml")
+    assert "no such blend file" in fails("blend", "plan", tmp_path / "none.yaml", tmp_path / "out")
+    assert "no such run" in fails("report", tmp_path / "none")
+    assert "no Hugging Face directory" in fails("evaluate", tmp_path, text, "--out", tmp_path / "o.json")
+    assert "--rounds" in fails("data", "synthesize", text, tmp_path / "out", "--rounds", "0")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.train_itres=5", "did you mean 'train_iters'?"),
+        ("train.tensor_model_parallel_size=3", "does not divide"),
+        ("model.num_layers=3", "does not compute what transformers computes"),
+        ("train.seq_length=32", "is not the blend's 64"),
+        ("train.blend=/nowhere/blend.json", "no such blend"),
+        ("model.vocab_size=100", "tokenized with 512 tokens, the model has 100"),
+        ("train.optimizer_config={beta: 1}", "OptimizerConfig has no such field"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why_in_one_line(tiny: TinyRun, tmp_path: Path, override: str, told: str) -> None:
+    assert told in fails("train", tiny.recipe, f"output_dir={tmp_path}", override)
+    assert not (tmp_path / "train" / "checkpoints").exists()
+
+
+def test_torchrun_itself_tells_it_too(tiny: TinyRun, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
+    command += ["megatron_ipt.pretrain", "--recipe", str(tiny.recipe), f"output_dir={tmp_path}", "train.seq_length=32"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode != 0
+    assert "error: train.seq_length: 32 is not the blend's 64; set both to the same" in done.stderr
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tiny: TinyRun, tmp_path: Path) -> None:
+    """A limit on file size stands in for the full disk: the write of the second checkpoint fails half way."""
+    arguments = [tiny.recipe, f"output_dir={tmp_path}", "train.parity_gate=false"]
+    ipt("train", *arguments, "train.train_iters=1")
+    command = " ".join(
+        map(str, [sys.executable, "-m", "megatron_ipt.cli.main", "train", *arguments, "train.train_iters=2"])
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 100; exec {command}"], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "iter_0000002: the checkpoint was not written" in last
+    assert "iter_0000001 is untouched" in last
+    ipt("train", *arguments, "train.train_iters=2")
+    assert (tmp_path / "train" / "checkpoints" / "iter_0000002" / "run_card.json").exists()
+
+
+def test_a_step_runs_again_only_when_something_changed(tmp_path: Path) -> None:
+    """The step `check` alone, on chains written by hand."""
+    chains = tmp_path / "run" / "pairs" / "chains.jsonl"
+    chains.parent.mkdir(parents=True)
+    pair = {"question": "Who kept bees?", "answer": "Mira kept bees."}
+    line = '{"id": "c", "texts": [{"document_id": "d", "text": "Mira kept bees.", "pairs": [%s]}]}\n'
+    write(chains, line % str(pair).replace("'", '"'))
+    recipe = write(tmp_path / "r.yaml", f"name: x\noutput_dir: {tmp_path / 'run'}\ncheck: {{}}\n")
+
+    def state(*overrides: Any) -> str:
+        found = [row for row in ipt("run", recipe, *overrides).stdout.splitlines() if row.startswith("check: ")]
+        return found[0].split()[1]
+
+    assert [state(), state()] == ["runs", "unchanged"]
+    assert [state("check.min_grounding=0.9"), state("check.min_grounding=0.9")] == ["runs", "unchanged"]
+    write(tmp_path / "run" / "checked" / "chains.jsonl", "")
+    assert state("check.min_grounding=0.9") == "runs"
+    write(chains, line % str({**pair, "question": "Who had bees?"}).replace("'", '"'))
+    assert [state("check.min_grounding=0.9"), state("check.min_grounding=0.9")] == ["runs", "unchanged"]
+
+
+def test_doctor_prints_the_table_and_what_is_missing() -> None:
+    text = ipt("doctor").stdout
+    assert "gloo" in text and "nccl" in text
+    assert "ready to train" in text
+
+
+def test_the_interpreter_is_looked_for(tmp_path: Path) -> None:
+    """make says what to do where there is no Python 3.12."""
+    root = Path(__file__).parents[2]
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "sh", "cat", "sed", "touch", "make", "env"):
+        found = next(Path(folder, name) for folder in os.environ["PATH"].split(":") if Path(folder, name).exists())
+        (tools / name).symlink_to(found)
+    done = subprocess.run(
+        ["make", "-C", str(root), f"VENV={tmp_path / 'venv'}", f"{tmp_path / 'venv'}/.installed"],
+        capture_output=True,
+        text=True,
+        env={"PATH": str(tools)},
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "no Python 3.12 found; install CPython 3.12" in done.stderr
