@@ -90,7 +90,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     stream, held_out = open_data(train, paths)
     architecture = with_settings(read_architecture(model.load_hf) if model.load_hf else None, model)
     check_layout(architecture, train, ranks.world_size)
-    check_vocabulary(stream, architecture)
+    check_vocabulary(stream, architecture, model.load_hf)
     vocab_size = padded_vocab_size(architecture, model, train)
     save = train.save or paths.checkpoints
     start = checkpoints.latest(save) or (checkpoints.resolve(train.load) if train.load else None)

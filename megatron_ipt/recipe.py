@@ -125,6 +125,7 @@ class EvaluateSettings(Settings):
     """ipt evaluate: bits per byte of held-out text (lm-eval, loglikelihood_rolling)."""
 
     max_tokens: int = Field(16384, ge=1, description="text scored of each set, whole documents [tokens]")
+    self_made_tokens: int = Field(4096, ge=1, description="text scored of a set that was trained on [tokens]")
     max_length: int = Field(512, ge=16, description="window the model reads [tokens]")
     batch_size: int = Field(4, ge=1, description="windows scored together [sequences]")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the model's number format while scored")

@@ -104,6 +104,13 @@ class Blend(BaseModel):
         order = Permutation(self.sources[source].sequences, self.seed, self.sources[source].name, epoch)
         return Place(source, epoch, order[index])
 
+    def check_tokenizer(self, directory: Path) -> None:
+        """A UserError unless the tokenizer in `directory` is the one that the data was written with."""
+        # Imported here: a run whose model brings no tokenizer does not need the tokenizers library.
+        from data_prep.indexing.tokenizer import check_tokenizer
+
+        check_tokenizer(directory, self.tokenizer, self.sources[0].prefix)
+
     def write(self, path: Path) -> None:
         """Writes blend.json with the hash of its content, prefixes relative to its folder."""
         folder = path.parent.resolve()

@@ -127,7 +127,8 @@ def _score(engine: Any, tokenizer: Any, settings: EvaluateSettings, texts: TextS
     from lm_eval import simple_evaluate
 
     datasets.disable_progress_bars()
-    chosen, tokens = choose(tokenizer, texts.path, settings.max_tokens)
+    limit = settings.self_made_tokens if texts.self_made else settings.max_tokens
+    chosen, tokens = choose(tokenizer, texts.path, limit)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "texts.json")
         file.write_text(json.dumps([{"text": text} for text in chosen]), encoding="utf-8")

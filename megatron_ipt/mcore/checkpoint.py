@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore import device
 from megatron_ipt.mcore.model import unwrap
 
 LATEST = "latest_checkpointed_iteration.txt"
@@ -99,6 +100,7 @@ def save(folder: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimiz
     """Write SAVE/iter_N, then move `latest` to it.  All ranks call it; a full disk leaves the one before usable."""
     final = folder / f"iter_{card.iteration:07d}"
     partial = final.with_name(final.name + ".partial")
+    device.release_memory()
     failure: BaseException | None = _on_main(lambda: _fresh_folder(partial))
     if failure is None:
         try:
@@ -162,7 +164,7 @@ def _metadata(*, content: bool) -> dict[str, Any]:
     """How the optimizer is sharded; `content` is the part that is stored."""
     stored: dict[str, Any] = {
         "distrib_optim_sharding_type": "fully_reshardable",
-        "distrib_optim_fully_reshardable_mem_efficient": False,
+        "distrib_optim_fully_reshardable_mem_efficient": True,
         "chained_optim_avoid_prefix": True,
         "singleton_local_shards": False,
     }

@@ -6,7 +6,10 @@ never looks at the device.  What makes megatron-core run without a GPU at all is
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +81,15 @@ def transformer_impl(wanted: str) -> str:
 def set_device(local_rank: int) -> None:
     """Bind this process to its GPU; nothing on a CPU."""
     torch.cuda.set_device(local_rank)
+
+
+def release_memory() -> None:
+    """Give memory that is no longer used back, before something that needs much at once."""
+    gc.collect()
+    if has_gpu():
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_bytes() -> int:

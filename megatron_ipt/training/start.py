@@ -32,8 +32,10 @@ def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, Seque
     return stream, SequentialStream(prefix, train.seq_length)
 
 
-def check_vocabulary(stream: BlendStream, architecture: Architecture) -> None:
-    """UserError when the data holds token ids that the model has no row for."""
+def check_vocabulary(stream: BlendStream, architecture: Architecture, load_hf: Path | None) -> None:
+    """UserError when the data was written with another tokenizer than the model's, or holds ids it has no row for."""
+    if load_hf is not None and (load_hf / "tokenizer.json").exists():
+        stream.blend.check_tokenizer(load_hf)
     if stream.blend.tokenizer.vocab_size > architecture.vocab_size:
         raise UserError(
             "train.blend",

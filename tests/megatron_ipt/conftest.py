@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,21 @@ def train_layouts(tiny: TinyRun) -> Callable[[int, Mapping[str, Sequence[str]]],
 
 def losses(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [row["loss"] for row in rows if row["kind"] == "train"]
+
+
+def with_byte_tokenizer(hf: Path, out: Path) -> Path:
+    """A copy of a model with a tokenizer in which a token is a byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    shutil.copytree(hf, out)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<eod>": 0, **{letter: index + 1 for index, letter in enumerate(alphabet)}}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eod>", bos_token="<eod>").save_pretrained(out)
+    return out
 
 
 def _save_llama(folder: Path) -> None:

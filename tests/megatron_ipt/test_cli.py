@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyRun, environment, ipt
+from conftest import TinyRun, environment, ipt, with_byte_tokenizer
 
 VERBS = [
     "run",
@@ -91,6 +91,12 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
 def test_a_run_that_cannot_start_says_why_in_one_line(tiny: TinyRun, tmp_path: Path, override: str, told: str) -> None:
     assert told in fails("train", tiny.recipe, f"output_dir={tmp_path}", override)
     assert not (tmp_path / "train" / "checkpoints").exists()
+
+
+def test_a_tokenizer_unlike_the_data_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
+    other = with_byte_tokenizer(tiny.hf, tmp_path / "hf")
+    told = fails("train", tiny.recipe, f"output_dir={tmp_path / 'run'}", f"model.load_hf={other}")
+    assert "was written with another tokenizer than the one in" in told
 
 
 def test_torchrun_itself_tells_it_too(tiny: TinyRun, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TinyRun
+from conftest import TinyRun, with_byte_tokenizer
 
 from data_prep.errors import UserError
 from megatron_ipt.evaluate.bits_per_byte import Score, TextSet, difference, evaluate, read_scores
@@ -19,18 +19,7 @@ TEXTS = ["the cat sat on the mat", "ein Käse, bitte", "a", "one two three four 
 
 @pytest.fixture(scope="module")
 def model(tiny: TinyRun) -> Path:
-    """The tiny model with a byte-level tokenizer: a token is a byte."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<eod>": 0, **{letter: index + 1 for index, letter in enumerate(alphabet)}}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eod>", bos_token="<eod>")
-    fast.save_pretrained(tiny.hf)
-    return tiny.hf
+    return with_byte_tokenizer(tiny.hf, tiny.folder / "hf_with_tokenizer")
 
 
 def by_hand(model: Path, text: str) -> float:
