@@ -88,6 +88,9 @@ def check_layout(architecture: Architecture, train: TrainSettings, world_size: i
             f"{train.global_batch_size} is no multiple of micro_batch_size x data-parallel size = {batch}",
             f"use {below or above} or {above}" if below else f"use {above}",
         )
+    if train.virtual_pipeline_model_parallel_size:
+        count = train.global_batch_size // batch
+        _divides("pipeline_model_parallel_size", pipeline, "the micro batches of a step on a rank", count)
 
 
 def _divides(setting: str, parts: int, name: str, whole: int) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_prep.errors import UserError
+from data_prep.readers import DISK_FULL
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, TrainSettings, load_recipe, section
 
@@ -211,14 +212,24 @@ def main(
     handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%X")
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", handlers=[handler])
     try:
-        settings = load_recipe(recipe, overrides or [])
-        from megatron_ipt.mcore import parallel
-
-        with parallel.distributed():
-            pretrain(settings)
+        start(load_recipe(recipe, overrides or []))
     except UserError as error:
         tell_launcher(error)
         sys.exit(1)
+
+
+def start(recipe: Recipe) -> None:
+    """Join the process group and train; a full disk becomes a UserError."""
+    from megatron_ipt.mcore import parallel
+
+    try:
+        with parallel.distributed():
+            pretrain(recipe)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = error.filename or recipe.output_dir
+        raise UserError(where, "the disk is full", "make room and start again: the last checkpoint is whole") from error
 
 
 def tell_launcher(error: UserError) -> None:

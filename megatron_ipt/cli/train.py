@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from megatron_ipt.cli import tables
 from megatron_ipt.cli.options import rows_of
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, load_recipe, section
+
+_EXCEPTION = re.compile(r"(?:\[rank\d+\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception)\b.*)")
 
 
 def _list(wanted: bool) -> None:
@@ -59,15 +62,24 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
         environment = {**os.environ, "IPT_ERROR_FILE": str(told)}
         # one thread a process: two processes of two threads each collapse on two cores
         environment.setdefault("OMP_NUM_THREADS", "1")
-        with log.open("ab") as stderr:
+        with log.open("wb") as stderr:
             code = subprocess.run(command, env=environment, stderr=stderr, check=False).returncode
         if code == 0:
             return
         if told.exists():
             raise _Told(told.read_text(encoding="utf-8"))
     raise UserError(
-        log, f"torchrun ended with {code}", "its last lines tell why; start again to go on from the newest checkpoint"
+        log,
+        f"torchrun ended with {code} ({_cause(log)})",
+        "the log has the whole of it; start again to go on from the newest checkpoint",
     )
+
+
+def _cause(log: Path) -> str:
+    """The first exception that the last run wrote to its log: later ones are of the ranks it took along."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
+    found = [match.group(1) for line in lines if (match := _EXCEPTION.match(line))]
+    return found[0] if found else "no exception in the log: killed from outside?"
 
 
 class _Told(UserError):

@@ -41,6 +41,11 @@ def test_the_vocabulary_is_padded_as_megatron_pads_it() -> None:
         ),
         ({"pipeline_model_parallel_size": 3}, 4, "3 does not divide the world (4)"),
         ({"global_batch_size": 6}, 4, "6 is no multiple of micro_batch_size x data-parallel size = 4; use 4 or 8"),
+        (
+            {"pipeline_model_parallel_size": 3, "virtual_pipeline_model_parallel_size": 2},
+            3,
+            "3 does not divide the micro batches of a step on a rank (8); use one of 1, 2, 4, 8",
+        ),
         ({"tensor_model_parallel_size": 3, "sequence_parallel": True}, 3, "3 does not divide seq_length (512)"),
     ],
 )

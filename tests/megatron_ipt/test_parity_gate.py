@@ -27,6 +27,28 @@ def test_right_weights_pass_and_train(gated: Any) -> None:
     assert [row["kind"] for row in gated["right"]].count("train") == 2
 
 
+LAYOUTS = {
+    "tp2_sp": ["train.tensor_model_parallel_size=2", "train.sequence_parallel=true"],
+    "pp2_vpp2": ["train.pipeline_model_parallel_size=2", "train.virtual_pipeline_model_parallel_size=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def gated_layouts(train_layouts: Any) -> Any:
+    return train_layouts(
+        2, {f"gate_{name}": [*overrides, "train.train_iters=1"] for name, overrides in LAYOUTS.items()}
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_rank_reads_its_own_slices(layout: str, gated_layouts: Any) -> None:
+    """Weights go from safetensors straight into shards, and the joined logits are transformers'."""
+    parity = gated_layouts[f"gate_{layout}"][0]
+    assert parity["kind"] == "parity"
+    assert parity["dloss"] <= 1e-5
+    assert parity["max_dlogit"] <= 1e-3
+
+
 @pytest.mark.parametrize("fault", WRONG)
 def test_a_wrong_model_is_refused_before_step_1(fault: str, gated: Any) -> None:
     error = gated[fault]["error"]
