@@ -35,7 +35,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The interpreter: python3.12 on PATH, which is also the one that pyenv selects by .python-version.
 $(VENV)/.installed: setup.py constraints-cpu.txt .python-version

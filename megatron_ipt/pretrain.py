@@ -10,6 +10,7 @@ Heavy imports stand inside the functions: saving a checkpoint starts a process t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -84,7 +85,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
     from megatron_ipt.training.metrics import Metrics
-    from megatron_ipt.training.start import check_continues, check_vocabulary, make_card, open_data, tell_changes
+    from megatron_ipt.training.start import check_changes, check_continues, check_vocabulary, make_card, open_data
 
     paths = RunPaths(recipe.output_dir)
     model = section(recipe, "model")
@@ -101,7 +102,9 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     if card is not None:
         check_continues(card, architecture, vocab_size, None if fresh else stream.blend_hash, start)
 
-    metrics = Metrics(paths.metrics, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters)
+    # a run with a folder of its own has metrics of its own
+    log = paths.metrics if train.save is None else train.save / paths.metrics.name
+    metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters)
     config = configs.transformer_config(architecture, train)
     chunks = models.build(architecture, config, train, vocab_size)
     if model.load_hf and card is None:
@@ -110,13 +113,14 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         load_hf(chunks, model.load_hf, architecture)
     wrapped = models.wrap(chunks, config, train)
     optimizer = optimizers.build(train, wrapped)
-    if start is not None:
-        checkpoints.load(start, wrapped, None if fresh else optimizer)
+    if start is not None and card is not None:
         if fresh:
+            checkpoints.load(start, wrapped, None)
             optimizer.reload_model_params()
-        assert card is not None
-        if not fresh:
-            tell_changes(card, recipe, start)
+        else:
+            check_changes(card, recipe, start)
+            with optimizers.groups_as_saved(optimizer, train, card.recipe.get("train", {})):
+                checkpoints.load(start, wrapped, optimizer)
         logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
     schedule = optimizers.build_schedule(train, optimizer, consumed)
     new_card = make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
@@ -164,6 +168,12 @@ def training_step(run: Run) -> dict[str, Any]:
             f"iteration {run.iteration + 1}", f"the loss is {loss}", "the last checkpoint is whole: lower train.lr"
         )
     _, norm = optimizers.step(run.optimizer)
+    if not math.isfinite(norm):
+        raise UserError(
+            f"iteration {run.iteration + 1}",
+            f"the gradient norm is {norm}",
+            "the last checkpoint is whole: lower train.lr",
+        )
     first, run.consumed_samples = run.consumed_samples, run.consumed_samples + train.global_batch_size
     run.schedule.step(train.global_batch_size)
     run.iteration += 1
@@ -233,12 +243,14 @@ def start(recipe: Recipe) -> None:
 
 
 def tell_launcher(error: UserError) -> None:
-    """One line: to `ipt train` through the file it named, else on stderr of the main rank."""
+    """One line: to `ipt train` through the file it named (the first rank to fail), else on stderr with the rank."""
     target = os.environ.get("IPT_ERROR_FILE")
     if target:
-        Path(target).write_text(str(error), encoding="utf-8")
-    elif os.environ.get("RANK", "0") == "0":
-        sys.stderr.write(f"error: {error}\n")
+        with contextlib.suppress(FileExistsError), Path(target).open("x", encoding="utf-8") as file:
+            file.write(str(error))
+    else:
+        rank = os.environ.get("RANK", "0")
+        sys.stderr.write(f"error: {error}\n" if rank == "0" else f"error on rank {rank}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -160,6 +160,11 @@ class Recipe(Settings):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path`, as `load_settings` reads it."""
+    return load_settings(Recipe, path, overrides)
+
+
+def load_settings[Model: Settings](model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
     """Read `path`, apply dotted `overrides` (`train.train_iters=5`), and check every key and value.
 
     Raises UserError for a missing file, bad YAML, an unknown key (with the nearest legal one) or a
@@ -171,30 +176,30 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         loaded = OmegaConf.load(path)
         if not isinstance(loaded, DictConfig):
-            raise UserError(path, "not a recipe", "its top level must be a mapping of sections")
+            raise UserError(path, "not a mapping", "its top level must be a mapping of keys")
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
         raw = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError as error:
-        raise UserError(path, "no such recipe", "give the path of a YAML file") from error
+        raise UserError(path, "no such file", "give the path of a YAML file") from error
     except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(path, f"not a readable recipe ({error})", "mend the YAML") from error
+        raise UserError(path, f"not readable YAML ({error})", "mend it") from error
     try:
-        return Recipe.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise UserError(path, *_explain(error)) from error
+        raise UserError(path, *_explain(model, error)) from error
 
 
-def _explain(error: ValidationError) -> tuple[str, str]:
+def _explain(model: type[Settings], error: ValidationError) -> tuple[str, str]:
     """The first fault of a validation error as (problem, mend); a misspelt key before the one it leaves missing."""
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
-        section = _model_at(Recipe, location[:-1])
+        section = _model_at(model, location[:-1])
         legal = section.model_fields if section else ()
         return f"unknown key '{key}'", nearest(location[-1], legal)
     if first["type"] == "missing":
-        return f"key '{key}' is missing", "set it in the recipe or as an override"
+        return f"key '{key}' is missing", "set it in the file or as an override"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message, ""

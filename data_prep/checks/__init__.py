@@ -15,7 +15,7 @@ from typing import Any
 from data_prep.checks import duplicates, form, grounding, length
 from data_prep.checks.contract import Judge, JudgeMaker
 from data_prep.errors import UserError, nearest
-from data_prep.readers import beside, read_jsonl, write_json, write_jsonl
+from data_prep.readers import beside, read_chains, write_json, write_jsonl
 from data_prep.records import AugmentedText, Chain, Pair
 from data_prep.settings import CheckSettings
 
@@ -41,8 +41,7 @@ def check(settings: CheckSettings, chains_path: Path | str, out_path: Path | str
     dropped: list[dict[str, Any]] = []
     leftover: list[AugmentedText] = []
     total = 0
-    for row in read_jsonl(chains_path):
-        chain = Chain.from_json(row)
+    for chain in read_chains(chains_path):
         total += sum(len(text.pairs) for text in chain.texts)
         texts = [_check_text(text, judges, dropped) for text in chain.texts]
         leftover += [text for text in texts if not text.pairs]

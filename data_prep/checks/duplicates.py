@@ -10,8 +10,8 @@ from pathlib import Path
 import xxhash
 
 from data_prep.checks.contract import Judge
-from data_prep.readers import read_jsonl
-from data_prep.records import AugmentedText, Chain, Pair
+from data_prep.readers import read_chains
+from data_prep.records import AugmentedText, Pair
 from data_prep.settings import CheckSettings
 
 
@@ -52,8 +52,8 @@ def normalise(text: str) -> str:
 def _count_questions(chains_path: Path) -> Counter[int]:
     """Texts that ask each question, by the question's hash."""
     counts: Counter[int] = Counter()
-    for row in read_jsonl(chains_path):
-        for text in Chain.from_json(row).texts:
+    for chain in read_chains(chains_path):
+        for text in chain.texts:
             counts.update({_hash(normalise(pair.question)) for pair in text.pairs})
     return counts
 

@@ -70,6 +70,7 @@ def build(
 
 def _put_in_place(prefix: Path, writer: IndexedDatasetWriter, lineage: LineageWriter, manifest: Manifest) -> None:
     """A crash at any point leaves the old dataset, the new one, or files that no manifest vouches for."""
+    lineage.finish()  # whatever can fail for want of room comes before the old manifest goes
     manifest_path(prefix).unlink(missing_ok=True)
     lineage.commit()
     writer.commit()
@@ -88,7 +89,11 @@ def _training_text(row: Mapping[str, Any], path: Path, number: int) -> TrainingT
         problem = 'row needs "id" and "text", both strings'
         raise UserError(f"{path}:{number}", problem, "give the output of `ipt data render`, or documents")
     if "document_ids" in row:
-        return TrainingText.from_json(row)
+        try:
+            return TrainingText.from_json(row)
+        except (KeyError, TypeError) as error:
+            mend = "give the output of `ipt data render`"
+            raise UserError(f"{path}:{number}", f"not a training text ({error})", mend) from error
     return TrainingText(row["id"], row["text"], (row["id"],))
 
 

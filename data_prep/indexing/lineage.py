@@ -64,10 +64,13 @@ class LineageWriter:
         if len(self._rows) == _ROWS:
             self._flush()
 
-    def commit(self) -> None:
-        """Writes what is left and renames the file into place."""
+    def finish(self) -> None:
+        """Writes what is left; `commit` has only the rename to do then."""
         self._flush()
         self._file.close()
+
+    def commit(self) -> None:
+        """Renames the finished file into place."""
         commit(partial_path(self._path), self._path)
 
     def _flush(self) -> None:

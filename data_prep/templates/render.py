@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep.draws import draw_index
 from data_prep.errors import UserError
-from data_prep.readers import read_documents, read_jsonl, write_json, write_jsonl
+from data_prep.readers import atomic_file, json_line, read_chains, read_documents, read_jsonl, write_json
 from data_prep.records import AugmentedText, Chain, Document, Span, TrainingText
 from data_prep.settings import RenderSettings
 from data_prep.templates.styles import Part, Styles, fill, fill_pair, load_styles, pair_kind
@@ -39,15 +39,17 @@ def render(
     styles = load_styles(settings.language, settings.mode)
     counts: Counter[str] = Counter()
     ledger = Ledger()
-    augmented = (render_chain(chain, styles, settings.seed).to_json() for chain in _chains(chains_path, ledger, counts))
-    write_jsonl(folder / "augmented.jsonl", augmented)
-    for path in [leftovers] if isinstance(leftovers, Path | str) else leftovers:
-        for row in read_jsonl(path):
-            ledger.add(AugmentedText.from_json(row), in_chain=False)
-            counts["leftover_texts"] += 1
-    raw = (text.to_json() for text in _raw_texts(documents_path, ledger, counts))
-    write_jsonl(folder / "raw.jsonl", raw)
-    ledger.check_empty(documents_path)
+    # Both files or neither: one of each rendering would have texts in both, or in none.
+    with atomic_file(folder / "augmented.jsonl") as augmented, atomic_file(folder / "raw.jsonl") as raw:
+        for chain in _chains(chains_path, ledger, counts):
+            augmented.write(json_line(render_chain(chain, styles, settings.seed).to_json()))
+        for path in [leftovers] if isinstance(leftovers, Path | str) else leftovers:
+            for row in read_jsonl(path):
+                ledger.add(AugmentedText.from_json(row), in_chain=False)
+                counts["leftover_texts"] += 1
+        for text in _raw_texts(documents_path, ledger, counts):
+            raw.write(json_line(text.to_json()))
+        ledger.check_empty(documents_path)
     summary = {"styles": styles.name, **{name: counts[name] for name in COUNTS}}
     write_json(folder / "summary.json", summary)
     return summary
@@ -156,8 +158,7 @@ def spans_of(parts: Sequence[Part]) -> tuple[Span, ...]:
 
 
 def _chains(path: Path | str, ledger: Ledger, counts: Counter[str]) -> Iterator[Chain]:
-    for row in read_jsonl(path):
-        chain = Chain.from_json(row)
+    for chain in read_chains(path):
         for text in chain.texts:
             ledger.add(text, in_chain=True)
             counts["chain_characters"] += len(text.text)

@@ -31,7 +31,7 @@ def doctor() -> None:
     train = sorted({extra for name, extra in missing if extra in ("", "train")})
     for extra in sorted({extra for _, extra in missing}):
         names = ", ".join(name for name, of in missing if of == extra)
-        mend = f'pip install "{PACKAGE}[{extra}]"' if extra else f'pip install "{PACKAGE}"'
+        mend = f"in the checkout: pip install -c constraints-cpu.txt -e '.[{extra}]'".replace("[]", "")
         tables.console().print(f"missing for {extra or 'the command itself'}: {names}; {mend}", markup=False)
     tables.console().print("training cannot run here" if train else "ready to train")
     if train:

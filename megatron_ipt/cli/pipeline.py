@@ -36,13 +36,20 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One arrow.  `sections` are the recipe's sections its result depends on; the first decides whether it runs."""
+    """One arrow.  `sections` are the recipe's sections its result depends on.
+
+    It runs when the first of them stands in the recipe and `wanted` says so.
+    """
 
     name: str
     sections: tuple[str, ...]
     inputs: Callable[[Context], list[Path]]
     outputs: Callable[[Context], list[Path]]
     action: Callable[[Context], None]
+    wanted: Callable[[Recipe], bool] = lambda recipe: True
+
+    def runs(self, recipe: Recipe) -> bool:
+        return getattr(recipe, self.sections[0]) is not None and self.wanted(recipe)
 
 
 def settings_of(step: Step, recipe: Recipe) -> dict[str, Any]:
@@ -59,9 +66,25 @@ def tokenizer(run: Context) -> Path:
 
 
 def datasets(run: Context) -> dict[Path, Path]:
-    """Prefix -> training text, for all that `index` writes."""
-    texts = {run.paths.indexed / name: run.paths.text / f"{name}.jsonl" for name in ("augmented", "raw")}
-    return {**texts, run.paths.held_out_prefix: run.paths.held_out}
+    """Prefix -> training text, for all that `index` writes: what was rendered, else the documents as they are."""
+    if run.recipe.render is not None:
+        texts = {run.paths.indexed / name: run.paths.text / f"{name}.jsonl" for name in ("augmented", "raw")}
+    else:
+        texts = {run.paths.indexed / "raw": run.paths.documents}
+    holds_out = run.recipe.fetch.held_out_documents > 0 if run.recipe.fetch else run.paths.held_out.exists()
+    return {**texts, run.paths.held_out_prefix: run.paths.held_out} if holds_out else texts
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that decide what a model computes and how it reads text."""
+    return sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]) or [folder / "config.json"]
+
+
+def check(recipe: Recipe) -> None:
+    """UserError for settings of other places, which belong to `ipt train` alone: a run's steps share its output_dir."""
+    for name in ("save", "blend", "held_out"):
+        if recipe.train is not None and getattr(recipe.train, name) is not None:
+            raise UserError(f"train.{name}", "is for `ipt train`; a run's files stand in output_dir", "leave it out")
 
 
 def filled_blend(run: Context) -> BlendSettings:
@@ -74,6 +97,11 @@ def filled_blend(run: Context) -> BlendSettings:
         sources[name] = SourceSettings(prefix=prefix.absolute(), weight=source.weight)
     samples = settings.train_samples or (train.train_iters * train.global_batch_size if train else None)
     return settings.model_copy(update={"sources": sources, "train_samples": samples or None})
+
+
+def _fetched(run: Context) -> list[Path]:
+    model = [run.paths.model / "config.json"] if section(run.recipe, "fetch").model else []
+    return [run.paths.documents, run.paths.held_out, *model]
 
 
 def _fetch(run: Context) -> None:
@@ -92,6 +120,11 @@ def _leftovers(run: Context) -> list[Path]:
     return [steps.leftover_of(path) for path in (run.paths.chains, run.paths.checked)]
 
 
+def _demonstrations(run: Context) -> list[Path]:
+    path = section(run.recipe, "synthesize").demonstrations
+    return [path] if path is not None and path.exists() else []
+
+
 def _index(run: Context) -> None:
     for prefix, text in datasets(run).items():
         steps.index(section(run.recipe, "index"), [text], tokenizer(run), prefix)
@@ -101,6 +134,12 @@ def _dataset_files(run: Context) -> list[Path]:
     return [
         prefix.with_name(prefix.name + end) for prefix in datasets(run) for end in (".bin", ".idx", ".manifest.json")
     ]
+
+
+def _manifests(run: Context) -> list[Path]:
+    settings = filled_blend(run)
+    prefixes = [source.prefix for source in settings.sources.values() if source.prefix is not None]
+    return [prefix.with_name(prefix.name + ".manifest.json") for prefix in prefixes]
 
 
 def _evaluate(run: Context, model: Path, out: Path) -> None:
@@ -113,13 +152,20 @@ def _evaluate(run: Context, model: Path, out: Path) -> None:
 
 def _start(run: Context) -> Path:
     """The Hugging Face directory that training begins from."""
-    return section(run.recipe, "model").load_hf or run.paths.model
+    start = section(run.recipe, "model").load_hf
+    assert start is not None  # the steps that ask are wanted only then
+    return Path(start)
+
+
+def _starts_from_weights(recipe: Recipe) -> bool:
+    return recipe.model is not None and recipe.model.load_hf is not None
 
 
 def _after(run: Context) -> None:
     out = run.paths.evaluation / "after.json"
     _evaluate(run, run.paths.hf, out)
-    steps.compare(run.paths.evaluation / "before.json", out)
+    if _starts_from_weights(run.recipe):
+        steps.compare(run.paths.evaluation / "before.json", out)
 
 
 def _report(run: Context) -> None:
@@ -129,7 +175,8 @@ def _report(run: Context) -> None:
 
 
 def _train_inputs(run: Context) -> list[Path]:
-    return [run.paths.blend, run.paths.held_out_prefix.with_suffix(".manifest.json"), _start(run) / "config.json"]
+    weights = model_files(_start(run)) if _starts_from_weights(run.recipe) else []
+    return [run.paths.blend, run.paths.held_out_prefix.with_name("held_out.manifest.json"), *weights]
 
 
 STEPS: tuple[Step, ...] = (
@@ -137,13 +184,13 @@ STEPS: tuple[Step, ...] = (
         "fetch",
         ("fetch",),
         lambda run: [],
-        lambda run: [run.paths.documents, run.paths.held_out, run.paths.model / "config.json"],
+        _fetched,
         _fetch,
     ),
     Step(
         "synthesize",
         ("synthesize",),
-        lambda run: [run.paths.documents, synthesizer(run) / "model.safetensors"],
+        lambda run: [run.paths.documents, *model_files(synthesizer(run)), *_demonstrations(run)],
         lambda run: [run.paths.chains, steps.leftover_of(run.paths.chains)],
         lambda run: steps.synthesize(
             section(run.recipe, "synthesize"), run.paths.documents, synthesizer(run), run.paths.chains
@@ -168,15 +215,15 @@ STEPS: tuple[Step, ...] = (
     Step(
         "index",
         ("index",),
-        lambda run: [*datasets(run).values(), tokenizer(run) / "tokenizer.json"],
+        lambda run: [*datasets(run).values(), *sorted(tokenizer(run).glob("*.json"))],
         _dataset_files,
         _index,
     ),
     Step(
         "blend",
         ("blend", "train"),
-        lambda run: [prefix.with_name(prefix.name + ".manifest.json") for prefix in datasets(run)],
-        lambda run: [run.paths.blend],
+        _manifests,
+        lambda run: [run.paths.blend, *run.paths.indexed.glob("*.pack-*")],
         lambda run: steps.plan(
             filled_blend(run), run.paths.blend.parent, Path(), tokenizer(run) if run.recipe.index else None
         ),
@@ -184,9 +231,10 @@ STEPS: tuple[Step, ...] = (
     Step(
         "baseline",
         ("evaluate",),
-        lambda run: [run.paths.held_out, run.paths.text / "augmented.jsonl", _start(run) / "model.safetensors"],
+        lambda run: [run.paths.held_out, run.paths.text / "augmented.jsonl", *model_files(_start(run))],
         lambda run: [run.paths.evaluation / "before.json"],
         lambda run: _evaluate(run, _start(run), run.paths.evaluation / "before.json"),
+        _starts_from_weights,
     ),
     Step(
         "train",
@@ -200,7 +248,7 @@ STEPS: tuple[Step, ...] = (
         ("train", "model"),
         lambda run: [run.paths.checkpoints],
         lambda run: [run.paths.hf],
-        lambda run: steps.export(run.paths.checkpoints, run.paths.hf, _start(run)),
+        lambda run: steps.export(run.paths.checkpoints, run.paths.hf, section(run.recipe, "model").load_hf),
     ),
     Step(
         "evaluate",
@@ -214,8 +262,9 @@ STEPS: tuple[Step, ...] = (
         ("report",),
         lambda run: [
             run.paths.documents.with_name("summary.json"),
+            *sorted(run.paths.chains.parent.glob("*.summary.json")),
             run.paths.checked,
-            run.paths.blend,
+            run.paths.blend.with_name("plan.json"),
             run.paths.metrics,
             run.paths.evaluation,
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
 import threading
 import time
@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from data_prep.errors import UserError, nearest
-from megatron_ipt.cli import freshness, tables
-from megatron_ipt.cli.pipeline import STEPS, Context, Step, settings_of
+from megatron_ipt.cli import freshness, processes, tables
+from megatron_ipt.cli.pipeline import STEPS, Context, Step, check, settings_of
 from megatron_ipt.recipe import load_recipe, to_yaml
 
 
@@ -31,12 +31,13 @@ def run(
     if only is not None:
         _find(only).action(context)
         return
+    check(context.recipe)
     console = tables.console()
     console.rule(f"{context.recipe.name}: resolved settings")
     console.print(to_yaml(context.recipe), markup=False)
     began = time.perf_counter()
     for step in STEPS:
-        if getattr(context.recipe, step.sections[0]) is not None:
+        if step.runs(context.recipe):
             run_step(step, context, dry_run=dry_run)
     minutes = (time.perf_counter() - began) / 60
     if not dry_run:
@@ -58,6 +59,7 @@ def run_step(step: Step, context: Context, *, dry_run: bool) -> None:
         return
     began = time.perf_counter()
     peak = _child(step, context)
+    outputs = step.outputs(context)  # again: a step may name what it wrote by a pattern
     missing = [path for path in outputs if not path.exists()]
     if missing:
         raise UserError(step.name, f"the step ended without writing {missing[0]}", "see what it printed")
@@ -82,13 +84,17 @@ def _child(step: Step, context: Context) -> int | None:
     command = [sys.executable, "-m", "megatron_ipt.cli.main", "run", str(context.path), *context.overrides]
     # Threads that wait by spinning bring two busy cores to a halt (14 times slower, measured); sleeping costs nothing.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    process = subprocess.Popen([*command, "--only", step.name], env=environment)
-    watch = _MemoryWatch(process.pid)
-    watch.start()
-    try:
-        code = process.wait()
-    finally:
-        watch.stop()
+    with processes.child([*command, "--only", step.name], environment) as process:
+        watch = _MemoryWatch(process.pid)
+        watch.start()
+        try:
+            code = process.wait()
+        finally:
+            watch.stop()
+    if code < 0:
+        killed = signal.Signals(-code).name
+        mend = "start again: what was finished stays" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        raise UserError(f"step {step.name}", f"was ended by {killed}", mend)
     if code:
         raise typer.Exit(code)  # the child has told why
     return watch.peak or None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 
 from data_prep.errors import UserError
-from megatron_ipt.cli import tables
+from megatron_ipt.cli import processes, tables
 from megatron_ipt.cli.options import rows_of
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, load_recipe, section
@@ -62,8 +61,8 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
         environment = {**os.environ, "IPT_ERROR_FILE": str(told)}
         # one thread a process: two processes of two threads each collapse on two cores
         environment.setdefault("OMP_NUM_THREADS", "1")
-        with log.open("wb") as stderr:
-            code = subprocess.run(command, env=environment, stderr=stderr, check=False).returncode
+        with log.open("wb") as stderr, processes.child(command, environment, stderr) as torchrun:
+            code = torchrun.wait()
         if code == 0:
             return
         if told.exists():

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import FAMILIES, read_config
 from megatron_ipt.convert.families.llama import Weights
 from megatron_ipt.convert.models import open_model
+from megatron_ipt.mcore.checkpoint import RunCard, resolve
 from megatron_ipt.mcore.model import named_parameters
 
 TOKENIZER_FILES = (
@@ -30,12 +32,17 @@ TOKENIZER_FILES = (
 )
 
 
-def export_hf(checkpoint: Path, out: Path, source: Path | None, max_position_embeddings: int = 2048) -> dict[str, Any]:
+def export_hf(checkpoint: Path, out: Path, source: Path | None = None) -> dict[str, Any]:
     """Write `checkpoint` to `out`; returns what differs from the source's config.json.
 
-    `source` is the Hugging Face directory the run began from: its config.json is kept but for what training changed,
-    its tokenizer is copied.  Padding of the vocabulary is cut.  `out` appears when all of it is written.
+    `source` is the Hugging Face directory the run began from (default: the one its run card names): its config.json is
+    kept but for what training changed, its tokenizer is copied.  Padding of the vocabulary is cut.  `out` appears when
+    all of it is written.
     """
+    card = RunCard.read(resolve(checkpoint))
+    source = source or (Path(card.load_hf) if card.load_hf else None)
+    if source is not None:
+        read_config(source)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -45,8 +52,13 @@ def export_hf(checkpoint: Path, out: Path, source: Path | None, max_position_emb
         for name, parameter in named_parameters(opened.chunks):
             weights = FAMILIES[architecture.family].weights_of(name, architecture)
             tensors.update(_tensors(weights, parameter.detach(), architecture))
-    save_torch_state_dict(tensors, partial, max_shard_size="5GB", metadata={"format": "pt"})
-    changed = _write_config(partial, architecture, source, max_position_embeddings)
+    try:
+        save_torch_state_dict(tensors, partial, max_shard_size="5GB", metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        shutil.rmtree(partial)
+        raise UserError(out, f"could not be written ({error})", "make room and export again") from error
+    length = card.recipe.get("train", {}).get("seq_length", 2048)
+    changed = _write_config(partial, architecture, source, length)
     if source is not None:
         for file in TOKENIZER_FILES:
             if (source / file).exists():

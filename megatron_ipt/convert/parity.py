@@ -89,7 +89,9 @@ def gate(directory: Path, architecture: Architecture, train: TrainSettings, voca
 
     All ranks call it.  The model it builds is gone when it returns.
     """
-    exact = train.model_copy(update={"bf16": False, "transformer_config": {}})
+    # the run's own settings, but for number formats: what the gate passes must be what trains
+    own = {name: value for name, value in train.transformer_config.items() if not name.startswith(("fp8", "fp4"))}
+    exact = train.model_copy(update={"bf16": False, "transformer_config": own})
     chunks = models.build(architecture, configs.transformer_config(architecture, exact), exact, vocab_size)
     load_hf(chunks, directory, architecture)
     tokens = fixed_tokens(directory, architecture.vocab_size)

@@ -80,7 +80,10 @@ def latest(folder: Path) -> Path | None:
     tracker = folder / LATEST
     if not tracker.exists():
         return None
-    checkpoint = folder / f"iter_{int(tracker.read_text().strip()):07d}"
+    written = tracker.read_text(encoding="utf-8").strip()
+    if not written.isdigit():
+        raise UserError(tracker, f"holds '{written}', not an iteration", "write the number of an iter_* folder into it")
+    checkpoint = folder / f"iter_{int(written):07d}"
     if not checkpoint.is_dir():
         raise UserError(
             tracker, f"names {checkpoint.name}, which is not there", "restore it or write another iteration"

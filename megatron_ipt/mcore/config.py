@@ -23,6 +23,8 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import device
 from megatron_ipt.recipe import TrainSettings
 
+UNSUPPORTED = ("context_parallel_size", "expert_model_parallel_size", "num_moe_experts")
+
 
 def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallelConfig)](
     config: type[Config], section: str, values: Mapping[str, Any]
@@ -39,6 +41,16 @@ def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallel
         return config(**values)
     except (ValueError, AssertionError, TypeError) as error:
         raise UserError(section, f"{config.__name__} refuses the settings: {error}", "change them") from error
+
+
+def _free(section: str, extra: Mapping[str, Any], owned: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`extra`; UserError for a field that the recipe has a key of its own for, or that is not supported."""
+    for name in extra:
+        if name in owned:
+            raise UserError(f"{section}.{name}", "is set elsewhere", f"use the key of `train` or `model` for {name}")
+        if name in UNSUPPORTED:
+            raise UserError(f"{section}.{name}", "is not supported by our layers or batches", "leave it out")
+    return extra
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:
@@ -75,10 +87,9 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
         "overlap_p2p_comm": virtual is not None,
         "batch_p2p_comm": virtual is None,
         "transformer_impl": device.transformer_impl(train.transformer_impl),
-        **device.config_fields(),
-        **train.transformer_config,
     }
-    return checked(TransformerConfig, "train.transformer_config", values)
+    free = {**device.config_fields(), **_free("train.transformer_config", train.transformer_config, values)}
+    return checked(TransformerConfig, "train.transformer_config", {**values, **free})
 
 
 def optimizer_config(train: TrainSettings) -> OptimizerConfig:
@@ -96,9 +107,9 @@ def optimizer_config(train: TrainSettings) -> OptimizerConfig:
         "params_dtype": torch.bfloat16 if train.bf16 else torch.float32,
         "use_distributed_optimizer": train.use_distributed_optimizer,
         "overlap_param_gather": train.overlap_param_gather,
-        **train.optimizer_config,
     }
-    return checked(OptimizerConfig, "train.optimizer_config", values)
+    free = _free("train.optimizer_config", train.optimizer_config, values)
+    return checked(OptimizerConfig, "train.optimizer_config", {**values, **free})
 
 
 def ddp_config(train: TrainSettings) -> DistributedDataParallelConfig:
@@ -108,6 +119,6 @@ def ddp_config(train: TrainSettings) -> DistributedDataParallelConfig:
         "overlap_grad_reduce": train.overlap_grad_reduce,
         "overlap_param_gather": train.overlap_param_gather,
         "use_distributed_optimizer": train.use_distributed_optimizer,
-        **train.ddp_config,
     }
-    return checked(DistributedDataParallelConfig, "train.ddp_config", values)
+    free = _free("train.ddp_config", train.ddp_config, values)
+    return checked(DistributedDataParallelConfig, "train.ddp_config", {**values, **free})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from megatron.core.distributed import DistributedDataParallel
@@ -49,6 +50,22 @@ def build_schedule(
     )
     schedule.step(consumed_samples)
     return schedule
+
+
+@contextmanager
+def groups_as_saved(optimizer: MegatronOptimizer, train: TrainSettings, saved: Mapping[str, Any]) -> Iterator[None]:
+    """Lets a checkpoint of a run with another learning rate be loaded within; afterwards `train`'s rates hold.
+
+    Megatron knows a saved parameter group by its `max_lr` and `min_lr`, and takes both from the checkpoint.
+    """
+    _set_rates(optimizer, float(saved.get("lr", train.lr)), float(saved.get("min_lr", train.min_lr)))
+    yield
+    _set_rates(optimizer, train.lr, train.min_lr)
+
+
+def _set_rates(optimizer: MegatronOptimizer, max_lr: float, min_lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["max_lr"], group["min_lr"] = max_lr, min_lr
 
 
 def step(optimizer: MegatronOptimizer) -> tuple[bool, float]:

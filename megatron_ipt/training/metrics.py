@@ -4,7 +4,8 @@
     {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
     {"kind": "parity", ...}, {"kind": "checkpoint", ...}
 
-A resumed run first removes the lines after the iteration it resumes from: they will be written again.
+A resumed run first removes the lines after the iteration it resumes from: they will be written again.  A run that
+starts anew where a file stands moves it aside, to metrics.before.jsonl.
 """
 
 from __future__ import annotations
@@ -42,14 +43,16 @@ class Metrics:
         self._file = None
         if is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = (
-                [row for row in read_metrics(path) if row.get("iteration", 0) <= resumed_from] if resumed_from else []
-            )
-            path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
+            if path.exists() and not resumed_from:
+                path.replace(path.with_suffix(".before.jsonl"))
+            kept = [row for row in read_metrics(path) if row.get("iteration", 0) <= resumed_from]
+            waiting = path.with_suffix(".partial")
+            waiting.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in kept))
+            waiting.replace(path)
             self._file = path.open("ab")
 
     def write(self, kind: str, iteration: int, **values: Any) -> None:
-        """Add one line; it is on disk when this returns."""
+        """Add one line; a reader sees it when this returns."""
         row = {"kind": kind, "iteration": iteration, **values}
         self.rows.append(row)
         if self._file is not None:

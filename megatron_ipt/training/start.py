@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.data.stream import BlendStream, SequentialStream
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.paths import RunPaths
-from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings
+from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, section
 
 logger = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = {"train_iters", "save_interval", "eval_interval", "eval_iters", "log_interval", "nproc_per_node"}
-"""Settings of `train` that do not change what a step computes."""
+FREE_TO_CHANGE = {
+    *("train_iters", "save", "load", "finetune", "blend", "held_out", "parity_gate", "load_hf"),
+    *("save_interval", "eval_interval", "eval_iters", "log_interval"),
+    *("nproc_per_node", "micro_batch_size", "tensor_model_parallel_size", "pipeline_model_parallel_size"),
+    *("virtual_pipeline_model_parallel_size", "sequence_parallel", "use_distributed_optimizer"),
+    *("overlap_grad_reduce", "overlap_param_gather", "transformer_impl"),
+}
+"""Settings that do not change what a step computes: length, places, intervals and layout."""
 
 
 def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, SequentialStream | None]:
@@ -27,9 +35,12 @@ def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, Seque
             "train.seq_length", f"{train.seq_length} is not the blend's {stream.seq_length}", "set both to the same"
         )
     prefix = train.held_out or paths.held_out_prefix
-    if train.held_out is None and not prefix.with_suffix(".idx").exists():
+    if train.held_out is None and not prefix.with_name(prefix.name + ".idx").exists():
         return stream, None
-    return stream, SequentialStream(prefix, train.seq_length)
+    held_out = SequentialStream(prefix, train.seq_length)
+    if held_out.tokenizer != stream.blend.tokenizer:
+        raise UserError(prefix, "was tokenized unlike the blend", "index it with the same tokenizer and policy")
+    return stream, held_out
 
 
 def check_vocabulary(stream: BlendStream, architecture: Architecture, load_hf: Path | None) -> None:
@@ -63,18 +74,39 @@ def check_continues(
         )
 
 
-def tell_changes(card: RunCard, recipe: Recipe, start: Path) -> None:
-    """Warn when a run goes on under other training settings than the checkpoint was made with."""
-    before, now = card.recipe.get("train", {}), recipe.model_dump(mode="json", exclude_none=True)["train"]
-    names = sorted((set(before) | set(now)) - FREE_TO_CHANGE)
-    changed = [f"{n} {before.get(n)} -> {now.get(n)}" for n in names if before.get(n) != now.get(n)]
-    if changed:
-        logger.warning(
-            "%s was made with other settings (%s) and is continued, not repeated; "
-            "to start anew give train.save another folder",
+def check_changes(card: RunCard, recipe: Recipe, start: Path) -> None:
+    """What a resumed run changes: a warning while there are steps left, a UserError when there are none.
+
+    With none left, "done" would be said of settings that were never trained with.
+    """
+    train = section(recipe, "train")
+    changed = changes(card.recipe, recipe.model_dump(mode="json", exclude_none=True))
+    if not changed:
+        return
+    if card.iteration >= train.train_iters:
+        raise UserError(
             start,
-            ", ".join(changed),
+            f"is the end of a run with other settings ({', '.join(changed)})",
+            "to train with these, give another output_dir or train.save; to go on, raise train.train_iters",
         )
+    logger.warning("%s goes on, it is not repeated, with other settings: %s", start, ", ".join(changed))
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings of two resolved recipes that change what a step computes, as `key before -> now`."""
+    found = []
+    for name in ("train", "model"):
+        old, new = (_with_decay(recipe.get(name, {})) for recipe in (before, now))
+        keys = sorted((set(old) | set(new)) - FREE_TO_CHANGE)
+        found += [f"{name}.{key} {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    return found
+
+
+def _with_decay(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the length of the decay written out: it follows train_iters where it is not given."""
+    decays = settings.get("lr_decay_style", "constant") != "constant"
+    implied = {"lr_decay_iters": settings.get("train_iters")} if decays else {}
+    return {**implied, **settings}
 
 
 def make_card(

@@ -69,8 +69,8 @@ def test_lines_that_are_not_documents_are_named(tmp_path: Path) -> None:
 def test_missing_things_are_named(tmp_path: Path) -> None:
     text = write(tmp_path / "text.jsonl", '{"id": "a", "text": "x"}\n')
     assert "tokenizer.json" in fails("data", "index", text, "--prefix", tmp_path / "p", "--tokenizer", tmp_path)
-    assert "no such recipe" in fails("run", tmp_path / "none.yaml")
-    assert "no such blend file" in fails("blend", "plan", tmp_path / "none.yaml", tmp_path / "out")
+    assert "no such file" in fails("run", tmp_path / "none.yaml")
+    assert "no such file" in fails("blend", "plan", tmp_path / "none.yaml", tmp_path / "out")
     assert "no such run" in fails("report", tmp_path / "none")
     assert "no Hugging Face directory" in fails("evaluate", tmp_path, text, "--out", tmp_path / "o.json")
     assert "--rounds" in fails("data", "synthesize", text, tmp_path / "out", "--rounds", "0")

@@ -59,7 +59,7 @@ def test_interpolation_refers_to_other_keys(recipe: Path) -> None:
         ("train.min_lr=1", "min_lr=1.0 must not exceed lr"),
         ("train.fp8", "not an override"),
         ("--only", "not an override"),
-        ("train.save=${nowhere}", "not a readable recipe"),
+        ("train.save=${nowhere}", "not readable YAML"),
     ],
 )
 def test_a_fault_is_one_line_with_key_and_mend(recipe: Path, override: str, told: str) -> None:
@@ -72,7 +72,7 @@ def test_a_fault_is_one_line_with_key_and_mend(recipe: Path, override: str, told
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("a: [1", "not a readable recipe"),
+        ("a: [1", "not readable YAML"),
         ("- 1\n- 2\n", "not a"),
         ("", "missing"),
         ("name: x\n", "'output_dir' is missing"),
@@ -87,5 +87,5 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: str, told: s
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such recipe"):
+    with pytest.raises(UserError, match="no such file"):
         load_recipe(tmp_path / "none.yaml")

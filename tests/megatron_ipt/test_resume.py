@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ def resumed(tiny: TinyRun, train_layouts: Any) -> Any:
         "second_half": [*start, here, "train.train_iters=6"],
         "nothing_left": [*start, here, "train.train_iters=6"],
         "other_layout": [*DECAY, "train.bf16=true", "train.tensor_model_parallel_size=2", here, "train.train_iters=7"],
+        "other_lr": [*start, here, "train.train_iters=8", "train.lr=2e-4"],
         "other_model": [*start, here, "train.parity_gate=false", "model.rotary_base=5000"],
     }
     return train_layouts(2, jobs)
@@ -59,6 +61,13 @@ def test_another_layout_goes_on(resumed: Any) -> None:
     assert rows[0]["consumed_samples"] == 56
 
 
+def test_another_learning_rate_holds_from_the_next_step_on(resumed: Any) -> None:
+    """Cosine from 2e-4 to 0 over 8 steps, 2 of them warm-up: after 7 steps 5/6 of the decay is done."""
+    rows = [row for row in resumed["other_lr"] if row["kind"] == "train"]
+    assert [row["iteration"] for row in rows] == [8]
+    assert rows[0]["lr"] == pytest.approx(1e-4 * (1 + math.cos(math.pi * 5 / 6)))
+
+
 def test_another_model_is_refused(resumed: Any) -> None:
     assert "rotary_base 10000.0 there, 5000.0 here" in resumed["other_model"]["error"]
 
@@ -81,6 +90,8 @@ def test_killed_and_started_again(tiny: TinyRun, resumed: Any) -> None:
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     assert losses(rows) == losses(resumed["straight"])
     assert [row["iteration"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    last = run / "train" / "checkpoints" / "iter_0000006"
+    assert shards(last) == shards(tiny.folder / "straight_save" / "iter_0000006")
 
 
 def _kill_with_children(pid: int) -> None:
