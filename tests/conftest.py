@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from data_prep.indexing.writer import IndexedDatasetWriter
 from data_prep.manifest import Manifest, TokenizerIdentity
 
 WriteDataset = Callable[..., Manifest]
+
+
+@pytest.fixture(autouse=True)
+def _the_shim_stays_out() -> Iterator[None]:
+    """The CPU shim must not reach this process: transformers, the oracle of many tests, runs in it."""
+    yield
+    assert "megatron_ipt.mcore.shim" not in sys.modules
 
 
 @pytest.fixture(scope="session")

@@ -51,13 +51,11 @@ def main() -> None:
         _fail(
             f"{error.filename or 'disk'}: {os.strerror(error.errno)}; make room or choose another folder, start again"
         )
-    except KeyboardInterrupt:
-        _fail("interrupted; what was finished stays, start again to go on", 130)
 
 
-def _fail(line: str, code: int = 1) -> None:
+def _fail(line: str) -> None:
     sys.stderr.write(f"error: {line}\n")
-    raise SystemExit(code)
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import IO
 
+from data_prep.errors import UserError
+
 GRACE_SECONDS = 60.0
 
 
@@ -22,7 +24,7 @@ def child(
     """
 
     def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise UserError("SIGTERM", "ended from outside", "what was finished stays: start again to go on")
 
     before = signal.signal(signal.SIGTERM, interrupt)
     process = subprocess.Popen(command, env=dict(environment), stderr=stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+import megatron_ipt.mcore.quiet  # noqa: F401  # isort: skip
 
 from pathlib import Path
 from typing import Any

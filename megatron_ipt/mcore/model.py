@@ -11,6 +11,7 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,6 +79,20 @@ def unwrap(chunk: torch.nn.Module) -> GPTModel:
         assert isinstance(inner, torch.nn.Module)
         chunk = inner
     return chunk
+
+
+@contextmanager
+def without_grad_buffers(chunks: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Give the gradients' memory (4 bytes a parameter) to something else for a while; they are zero afterwards."""
+    wrapped = [chunk for chunk in chunks if isinstance(chunk, DistributedDataParallel)]
+    for chunk in wrapped:
+        chunk.offload_grad_buffers()
+    device.release_memory()
+    try:
+        yield
+    finally:
+        for chunk in wrapped:
+            chunk.restore_grad_buffers()
 
 
 def named_parameters(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -9,9 +9,9 @@ evaluation) does not import this room's megatron files.
 
 from __future__ import annotations
 
+import megatron_ipt.mcore.quiet  # noqa: F401  # isort: skip
+
 import functools
-import logging
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -136,17 +136,4 @@ def _patch_megatron() -> None:
     distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
 
 
-def quiet() -> None:
-    """Silence what the libraries say at every import and we have decided.
-
-    Apex is absent, GPTModel is to be replaced (docs/decisions/0001), the distributed optimizer's layout is computed
-    inside, torch renames its collectives.
-    """
-    warnings.filterwarnings("ignore", module=r"megatron\..*")
-    warnings.filterwarnings("ignore", module=r"torch\.distributed\..*")
-    for name in ("megatron", "torch.utils.cpp_extension", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-quiet()
 install()
