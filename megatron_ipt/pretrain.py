@@ -30,11 +30,9 @@ from megatron_ipt.recipe import Recipe, TrainSettings, load_recipe, section
 
 if TYPE_CHECKING:
     import torch
-    from megatron.core.optimizer import MegatronOptimizer
-    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-
     from megatron_ipt.data.stream import BlendStream, SequentialStream
     from megatron_ipt.mcore.checkpoint import RunCard
+    from megatron_ipt.mcore.optimizer import MegatronOptimizer, OptimizerParamScheduler
     from megatron_ipt.mcore.parallel import Ranks
     from megatron_ipt.training.metrics import Metrics
 

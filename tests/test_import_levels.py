@@ -83,10 +83,6 @@ def test_only_mcore_imports_megatron_and_the_shim_comes_first(module: str, path:
     names = [name for name, top in imports(path) if top]
     if not any(name.split(".")[0] in MEGATRON for name in [name for name, _ in imports(path)]):
         return
-    type_checking_only = module == "megatron_ipt.pretrain"
-    if type_checking_only:
-        assert not any(name.split(".")[0] in MEGATRON for name in names)
-        return
     assert within(module, {"megatron_ipt.mcore"}), f"{module} imports megatron"
     if module not in ("megatron_ipt.mcore.shim", "megatron_ipt.mcore.indexed_dataset"):
         first = next(index for index, name in enumerate(names) if name.split(".")[0] in MEGATRON)

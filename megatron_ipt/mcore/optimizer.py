@@ -15,6 +15,17 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.recipe import TrainSettings
 
+__all__ = [
+    "MegatronOptimizer",
+    "OptimizerParamScheduler",
+    "build",
+    "build_schedule",
+    "groups_as_saved",
+    "learning_rate",
+    "step",
+    "zero_grad",
+]
+
 
 def build(train: TrainSettings, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:
     """Megatron's optimizer over the wrapped chunks; norms and biases have no weight decay."""
