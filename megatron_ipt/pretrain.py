@@ -30,6 +30,7 @@ from megatron_ipt.recipe import Recipe, TrainSettings, load_recipe, section
 
 if TYPE_CHECKING:
     import torch
+
     from megatron_ipt.data.stream import BlendStream, SequentialStream
     from megatron_ipt.mcore.checkpoint import RunCard
     from megatron_ipt.mcore.optimizer import MegatronOptimizer, OptimizerParamScheduler
