@@ -26,6 +26,8 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core import parallel_state as mpu
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.dist_checkpointing.validation import save_integrity_manifest, verify_integrity_manifest
 from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
@@ -155,7 +157,25 @@ def _state(
     }
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=metadata)
+        if not is_loading:
+            _free_gathered(state["optimizer"])
     return state
+
+
+def _free_gathered(state: dict[str, Any]) -> None:
+    """Give each gathered tensor storage of its own, buffer by buffer.
+
+    megatron-core's writer copies every tensor that is a view while all buffers still stand; this way the copies
+    never need more than one buffer beside them.
+    """
+    apply_factories(state)
+    buffers: dict[int, list[ShardedTensor]] = {}
+    for part in nested_values(state):
+        if isinstance(part, ShardedTensor) and part.data is not None:
+            buffers.setdefault(part.data.untyped_storage().data_ptr(), []).append(part)
+    for views in buffers.values():
+        for view in views:
+            view.data = view.data.clone()
 
 
 def _model_key(index: int, chunks: Sequence[torch.nn.Module]) -> str:

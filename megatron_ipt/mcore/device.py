@@ -9,11 +9,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+M_MMAP_THRESHOLD = -3
+"""glibc's name for the size from which an allocation is a mapping of its own, gone when it is freed [bytes]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +89,22 @@ def set_device(local_rank: int) -> None:
     torch.cuda.set_device(local_rank)
 
 
-def release_memory() -> None:
-    """Give memory that is no longer used back, before something that needs much at once."""
+@contextmanager
+def lean() -> Iterator[None]:
+    """Around something that needs much memory at once: what is not used is given back, before it and within."""
     gc.collect()
     if has_gpu():
         torch.cuda.empty_cache()
-    elif sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    if has_gpu() or sys.platform != "linux":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_THRESHOLD, int(os.environ.get("MALLOC_MMAP_THRESHOLD_", 1 << 25)))
 
 
 def memory_bytes() -> int:

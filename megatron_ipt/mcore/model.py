@@ -87,9 +87,9 @@ def without_grad_buffers(chunks: Sequence[torch.nn.Module]) -> Iterator[None]:
     wrapped = [chunk for chunk in chunks if isinstance(chunk, DistributedDataParallel)]
     for chunk in wrapped:
         chunk.offload_grad_buffers()
-    device.release_memory()
     try:
-        yield
+        with device.lean():
+            yield
     finally:
         for chunk in wrapped:
             chunk.restore_grad_buffers()
