@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import torch
 import xxhash
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache, StaticCache
 
 from data_prep.errors import UserError
 from data_prep.settings import SynthesizeSettings
@@ -71,17 +71,20 @@ class TransformersEngine:
         ids, mask = ids.to(self.device), mask.to(self.device)
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(self._batch_seed(prompts))
-            cache = self._prefix_cache(ids[:1, :shared], len(prompts))
+            cache = self._prefix_cache(ids[:1, :shared], len(prompts), longest + self.settings.max_new_tokens)
             output = self.model.generate(ids, attention_mask=mask, past_key_values=cache, **self._options())
         rows = output[:, longest:].tolist()
         return [self._completion(len(prompt), row) for prompt, row in zip(prompts, rows, strict=True)]
 
-    def _prefix_cache(self, ids: torch.Tensor, count: int) -> DynamicCache:
-        """Keys and values of a prefix [1, tokens], computed once for `count` prompts."""
-        cache = DynamicCache(config=self.model.config)
+    def _prefix_cache(self, ids: torch.Tensor, count: int, length: int) -> Cache:
+        """Room for keys and values of `count` prompts of `length` tokens; a prefix [1, tokens] is computed once."""
+        cache = StaticCache(config=self.model.config, max_cache_len=length)
         if ids.shape[1] > 0:
-            self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.batch_repeat_interleave(count)
+            prefix = DynamicCache(config=self.model.config)
+            self.model(ids, past_key_values=prefix, use_cache=True, logits_to_keep=1)
+            for number, layer in enumerate(prefix.layers):
+                keys, values = (part.expand(count, -1, -1, -1) for part in (layer.keys, layer.values))
+                cache.update(keys, values, number)
         return cache
 
     def _options(self) -> dict[str, Any]:
