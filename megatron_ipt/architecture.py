@@ -75,8 +75,9 @@ def check_layout(architecture: Architecture, train: TrainSettings, world_size: i
         _divides(
             "virtual_pipeline_model_parallel_size",
             train.virtual_pipeline_model_parallel_size,
-            f"the {architecture.num_layers // pipeline} layers of a stage",
+            "the layers of a stage",
             architecture.num_layers // pipeline,
+            smallest=2,
         )
     _divides("tensor_model_parallel_size x pipeline_model_parallel_size", tensor * pipeline, "the world", world_size)
     replicas = world_size // (tensor * pipeline)
@@ -93,9 +94,9 @@ def check_layout(architecture: Architecture, train: TrainSettings, world_size: i
         _divides("pipeline_model_parallel_size", pipeline, "the micro batches of a step on a rank", count)
 
 
-def _divides(setting: str, parts: int, name: str, whole: int) -> None:
+def _divides(setting: str, parts: int, name: str, whole: int, smallest: int = 1) -> None:
     if whole % parts:
-        legal = [size for size in range(1, min(whole, 64) + 1) if whole % size == 0]
+        legal = [size for size in range(smallest, min(whole, 64) + 1) if whole % size == 0]
         raise UserError(
             f"train.{setting}", f"{parts} does not divide {name} ({whole})", f"use one of {', '.join(map(str, legal))}"
         )

@@ -105,6 +105,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     log = paths.metrics if train.save is None else train.save / paths.metrics.name
     metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters)
     config = configs.transformer_config(architecture, train)
+    configs.check_runs_here(config)
     chunks = models.build(architecture, config, train, vocab_size)
     if model.load_hf and card is None:
         if train.parity_gate:

@@ -11,14 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from data_prep.errors import UserError
-from megatron_ipt.cli import blend, convert, data, doctor, evaluate, report, run, train
+from megatron_ipt.cli import blend, convert, data, doctor, evaluate, plan, report, run, train
 
 
 class InFlowOrder(TyperGroup):
     """Lists the verbs in the order of the flow, not alphabetically and not groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return ["run", "data", "blend", "train", "convert", "evaluate", "report", "doctor"]
+        return ["run", "data", "blend", "plan", "train", "convert", "evaluate", "report", "doctor"]
 
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(blend.app, name="blend")
+app.command()(plan.plan)
 app.command()(train.train)
 app.add_typer(convert.app, name="convert")
 app.command()(evaluate.evaluate)

@@ -51,6 +51,7 @@ def train(
 def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
     """Run torchrun to its end; UserError with the workers' own line, or with the place of the log."""
     settings = section(recipe, "train")
+    _check(recipe, settings)
     log = RunPaths(recipe.output_dir).train / "torchrun.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +73,16 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
         f"torchrun ended with {code} ({_cause(log)})",
         "the log has the whole of it; start again to go on from the newest checkpoint",
     )
+
+
+def _check(recipe: Recipe, train: TrainSettings) -> None:
+    """UserError for a layout that cannot be, before any process is started."""
+    from megatron_ipt.architecture import check_layout, with_settings
+    from megatron_ipt.convert.families import read_architecture
+
+    model: ModelSettings = section(recipe, "model")
+    base = read_architecture(model.load_hf) if model.load_hf else None
+    check_layout(with_settings(base, model), train, train.nproc_per_node)
 
 
 def _cause(log: Path) -> str:

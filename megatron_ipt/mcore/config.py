@@ -92,6 +92,23 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
     return checked(TransformerConfig, "train.transformer_config", {**values, **free})
 
 
+def check_runs_here(config: TransformerConfig) -> None:
+    """UserError for a configuration that is legal but that this machine cannot compute."""
+    if config.transformer_impl == "transformer_engine":
+        if not device.has_transformer_engine():
+            raise UserError(
+                "train.transformer_impl", "transformer_engine does not import here", "install it, or set it to local"
+            )
+        return
+    for name in ("fp8", "fp4"):
+        if getattr(config, name):
+            raise UserError(
+                f"train.transformer_config.{name}",
+                f"{getattr(config, name)} needs Transformer Engine's layers, and these are the local ones",
+                "train where Transformer Engine and a GPU are, or leave it out",
+            )
+
+
 def optimizer_config(train: TrainSettings) -> OptimizerConfig:
     """Adam with decoupled weight decay; masters and moments in fp32."""
     values: dict[str, Any] = {

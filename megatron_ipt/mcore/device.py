@@ -81,7 +81,12 @@ def transformer_impl(wanted: str) -> str:
     """Whose layers to build: `auto` means Transformer Engine's wherever it can run, else the local ones."""
     if wanted != "auto":
         return wanted
-    return "transformer_engine" if has_gpu() and importlib.util.find_spec("transformer_engine") else "local"
+    return "transformer_engine" if has_transformer_engine() else "local"
+
+
+def has_transformer_engine() -> bool:
+    """Whether Transformer Engine imports: its libraries need a GPU's."""
+    return has_gpu() and importlib.util.find_spec("transformer_engine") is not None
 
 
 def set_device(local_rank: int) -> None:

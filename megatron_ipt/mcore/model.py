@@ -11,7 +11,7 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,26 +33,35 @@ Batch = Mapping[str, torch.Tensor]
 
 
 def build(
-    architecture: Architecture, config: TransformerConfig, train: TrainSettings, vocab_size: int
+    architecture: Architecture,
+    config: TransformerConfig,
+    train: TrainSettings,
+    vocab_size: int,
+    place: str | None = None,
 ) -> list[GPTModel]:
-    """This rank's chunks (one, or one a virtual stage) with fresh weights; `vocab_size` is the padded one."""
+    """This rank's chunks (one, or one a virtual stage) with fresh weights; `vocab_size` is the padded one.
+
+    `place` is the device they live on, the process's own by default; "meta" gives shapes without storage.
+    """
     chunks = []
+    place = place or device.pick("device")
     for index in range(train.virtual_pipeline_model_parallel_size or 1):
         vp_stage = index if train.virtual_pipeline_model_parallel_size else None
-        chunk = GPTModel(
-            config=config,
-            transformer_layer_spec=block_spec(config, vp_stage),
-            vocab_size=vocab_size,
-            max_sequence_length=train.seq_length,
-            pre_process=mpu.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
-            post_process=mpu.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
-            parallel_output=True,
-            share_embeddings_and_output_weights=architecture.share_embeddings_and_output_weights,
-            position_embedding_type="rope",
-            rotary_base=architecture.rotary_base,
-            vp_stage=vp_stage,
-        )
-        chunks.append(chunk.to(device.pick("device")))
+        with torch.device(place) if place == "meta" else nullcontext():
+            chunk = GPTModel(
+                config=config,
+                transformer_layer_spec=block_spec(config, vp_stage),
+                vocab_size=vocab_size,
+                max_sequence_length=train.seq_length,
+                pre_process=mpu.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+                post_process=mpu.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+                parallel_output=True,
+                share_embeddings_and_output_weights=architecture.share_embeddings_and_output_weights,
+                position_embedding_type="rope",
+                rotary_base=architecture.rotary_base,
+                vp_stage=vp_stage,
+            )
+        chunks.append(chunk.to(place))
     return chunks
 
 

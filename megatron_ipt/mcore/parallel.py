@@ -52,8 +52,11 @@ def distributed(timeout_minutes: int = 30) -> Iterator[None]:
 
 
 @contextmanager
-def model_parallel(train: TrainSettings) -> Iterator[Ranks]:
-    """Megatron's groups for the layout in `train`; seeds each model-parallel rank's generators."""
+def model_parallel(train: TrainSettings, *, with_gloo: bool = True) -> Iterator[Ranks]:
+    """Megatron's groups for the layout in `train`; seeds each model-parallel rank's generators.
+
+    `with_gloo`: a second set of groups on the CPU, through which a checkpoint's state is gathered.
+    """
     world = dist.get_world_size()
     if world % train.model_parallel_size:
         raise UserError(
@@ -66,6 +69,7 @@ def model_parallel(train: TrainSettings) -> Iterator[Ranks]:
         tensor_model_parallel_size=train.tensor_model_parallel_size,
         pipeline_model_parallel_size=train.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=train.virtual_pipeline_model_parallel_size,
+        create_gloo_process_groups=with_gloo,
     )
     try:
         torch.manual_seed(train.seed)
@@ -101,6 +105,10 @@ def largest_over_ranks(value: float) -> float:
 def gather_tensor_parallel(shard: torch.Tensor) -> torch.Tensor:
     """Tensor-parallel shards of the last dimension, joined on every rank of the group."""
     return tensor_parallel.gather_from_tensor_model_parallel_region(shard)
+
+
+def pipeline_parallel_rank() -> int:
+    return mpu.get_pipeline_model_parallel_rank()
 
 
 def tensor_parallel_rank() -> int:

@@ -37,7 +37,7 @@ def test_the_vocabulary_is_padded_as_megatron_pads_it() -> None:
         (
             {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
             2,
-            "2 does not divide the 15 layers of a stage (15); use one of 1, 3, 5, 15",
+            "2 does not divide the layers of a stage (15); use one of 3, 5, 15",
         ),
         ({"pipeline_model_parallel_size": 3}, 4, "3 does not divide the world (4)"),
         ({"global_batch_size": 6}, 4, "6 is no multiple of micro_batch_size x data-parallel size = 4; use 4 or 8"),

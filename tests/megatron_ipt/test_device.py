@@ -97,6 +97,11 @@ for name, (section, extra) in cases.items():
 train = TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3,
                       transformer_config={"fp8": "hybrid", "fp8_recipe": "tensorwise"})
 told["legal"] = config.transformer_config(model, train).fp8_recipe
+for name, impl in (("local", "local"), ("missing", "transformer_engine")):
+    try:
+        config.check_runs_here(config.transformer_config(model, train.model_copy(update={"transformer_impl": impl})))
+    except UserError as error:
+        told[name] = str(error)
 print(json.dumps(told))"""
     told = run_python(code)
     assert isinstance(told, dict)
@@ -105,3 +110,6 @@ print(json.dumps(told))"""
     assert "did you mean 'adam_beta" in told["optimizer"]
     assert "did you mean 'overlap_grad_reduce'?" in told["ddp"]
     assert told["legal"] == "tensorwise"
+    assert "hybrid needs Transformer Engine's layers" in told["local"]
+    if not device.has_transformer_engine():
+        assert "transformer_engine does not import here" in told["missing"]

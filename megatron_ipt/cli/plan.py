@@ -1,0 +1,57 @@
+"""ipt plan: a layout rank by rank, without the GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megatron_ipt.cli import tables
+from megatron_ipt.recipe import ModelSettings, TrainSettings, load_recipe, section
+
+GIB = 2**30
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="recipe, YAML")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
+    world_size: Annotated[
+        int | None, typer.Option(min=1, help=r"GPUs of the whole job; default: one replica \[ranks]")
+    ] = None,
+) -> None:
+    """Build every model-parallel rank of a recipe on this machine, without memory, and print what stands on each.
+
+    Checks the layout, and every setting of megatron-core's configurations, as a run would.  Where model.load_hf is
+    not there yet, the numbers under `model` must stand in the recipe.
+    """
+    settings = load_recipe(recipe, overrides or [])
+    model: ModelSettings = section(settings, "model")
+    train: TrainSettings = section(settings, "train")
+    from megatron_ipt.architecture import check_layout, with_settings
+    from megatron_ipt.convert.families import read_architecture
+
+    there = model.load_hf is not None and model.load_hf.exists()
+    architecture = with_settings(read_architecture(model.load_hf) if there and model.load_hf else None, model)
+    world_size = world_size or train.model_parallel_size
+    check_layout(architecture, train, world_size)
+    from megatron_ipt.plan.layout import plan_layout  # megatron-core takes seconds to import: faults first
+
+    found = plan_layout(architecture, model, train, world_size)
+    columns = ("stage", "chunks", "layers", "parameters a rank", "static GiB a rank")
+    rows = [
+        (stage.pipeline_rank, stage.chunks, stage.layers, f"{stage.parameters:,}", f"{stage.static_bytes / GIB:.2f}")
+        for stage in found.stages
+    ]
+    tables.show(f"{settings.name}: {found.ranks_built} model-parallel ranks built", columns, rows)
+    facts = {
+        "parameters": f"{architecture.parameters():,}",
+        "parameters, vocabulary padded": f"{found.parameters:,} ({found.padded_vocab_size:,} tokens)",
+        "data-parallel size": found.data_parallel_size,
+        "micro batches a step": found.micro_batches,
+        "pipeline bubble": f"{found.bubble:.1%} of the compute time",
+        "tokens a step": found.tokens_a_step,
+        "host memory of a save": f"{found.gathered_bytes / GIB:.1f} GiB on each rank of the first replica",
+    }
+    tables.show(f"{found.world_size} ranks", ("what", "figure"), list(facts.items()))
+    tables.console().print("static: weights, fp32 gradients, Adam's state; activations come on top")

@@ -1,0 +1,79 @@
+"""One rank of a model without its memory: a fake process group and the meta device.
+
+What is built is what would be trained: the same configuration, layers and layout, shapes without storage.
+"""
+
+from __future__ import annotations
+
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore import config as configs
+from megatron_ipt.mcore import model as models
+from megatron_ipt.mcore import parallel
+from megatron_ipt.recipe import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A weight as one rank holds it.  `split`: tensor-parallel ranks hold parts of it; else each holds the whole."""
+
+    name: str
+    shape: tuple[int, ...]
+    split: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RankModel:
+    """What one rank builds."""
+
+    pipeline_rank: int
+    tensor_rank: int
+    data_parallel_size: int
+    chunks: int
+    parameters: tuple[Parameter, ...]
+
+
+@contextmanager
+def fake_group(rank: int, world_size: int) -> Iterator[None]:
+    """A process group of `world_size` in which this process is `rank` and nobody answers."""
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def build_rank(
+    architecture: Architecture, train: TrainSettings, vocab_size: int, rank: int, world_size: int
+) -> RankModel:
+    """Build what `rank` of `world_size` holds, on the meta device; UserError for settings that cannot be.
+
+    The settings are checked as they are; the layers built are the local ones, which hold the same weights as
+    Transformer Engine's and, unlike those, allocate nothing here.
+    """
+    with fake_group(rank, world_size), parallel.model_parallel(train, with_gloo=False) as ranks:
+        for check in (partial(configs.transformer_config, architecture), configs.optimizer_config, configs.ddp_config):
+            check(train)
+        train = train.model_copy(update={"transformer_impl": "local"})
+        config = configs.transformer_config(architecture, train)
+        chunks = models.build(architecture, config, train, vocab_size, place="meta")
+        found = tuple(
+            Parameter(name, tuple(weight.shape), bool(getattr(weight, "tensor_model_parallel", False)))
+            for name, weight in models.named_parameters(chunks)
+        )
+        return RankModel(
+            pipeline_rank=parallel.pipeline_parallel_rank(),
+            tensor_rank=parallel.tensor_parallel_rank(),
+            data_parallel_size=ranks.data_parallel_size,
+            chunks=len(chunks),
+            parameters=found,
+        )

@@ -1,0 +1,140 @@
+"""The 70B example: its settings are legal, every rank builds, and wrong settings are told in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "llama3_70b_domain"
+RECIPE = EXAMPLE / "recipe.yaml"
+STAND_IN = ROOT / "tests" / "megatron_ipt"
+
+PLAN = f"""
+import json
+from dataclasses import asdict
+from pathlib import Path
+from megatron_ipt.architecture import with_settings
+from megatron_ipt.mcore import config
+from megatron_ipt.plan.layout import plan_layout
+from megatron_ipt.recipe import load_recipe
+
+found = {{}}
+for padding in (1, 128):
+    recipe = load_recipe(Path({str(RECIPE)!r}), [f"model.make_vocab_size_divisible_by={{padding}}"])
+    architecture = with_settings(None, recipe.model)
+    found[padding] = asdict(plan_layout(architecture, recipe.model, recipe.train, 64))
+built = config.transformer_config(architecture, recipe.train)
+found["fp8"] = [built.fp8, built.fp8_recipe]
+print(json.dumps(found))
+"""
+
+SPEC = f"""
+import json, sys
+sys.path.insert(0, {str(STAND_IN)!r})
+import transformer_engine_stand_in
+from pathlib import Path
+from megatron_ipt.architecture import with_settings
+from megatron_ipt.mcore import config, dry, layers, parallel
+from megatron_ipt.recipe import load_recipe
+
+recipe = load_recipe(Path({str(RECIPE)!r}), ["train.transformer_impl=transformer_engine"])
+with dry.fake_group(0, 64), parallel.model_parallel(recipe.train, with_gloo=False):
+    spec = layers.block_spec(config.transformer_config(with_settings(None, recipe.model), recipe.train), 0)
+def submodules(part):
+    return part.keywords["submodules"] if hasattr(part, "keywords") else part.submodules
+layer = submodules(spec.layer_specs[0])
+attention, mlp = submodules(layer.self_attention), submodules(layer.mlp)
+parts = [attention.linear_qkv, attention.core_attention, attention.linear_proj, mlp.linear_fc1, mlp.linear_fc2]
+print(json.dumps([len(spec.layer_specs), *(getattr(part, "__name__", str(part)) for part in parts)]))
+"""
+
+
+def python(code: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:
+    """By arithmetic: a layer has 855,654,400 weights, an embedding 128,256 x 8,192; TP 4, PP 8, 10 layers a stage."""
+    found = python(PLAN)
+    plain, padded = found["1"], found["128"]
+    assert found["fp8"] == ["hybrid", "tensorwise"]
+    assert plain["ranks_built"] == padded["ranks_built"] == 32
+    assert [stage["parameters"] for stage in plain["stages"]] == [2_401_927_168, *[2_139_258_880] * 6, 2_401_935_360]
+    assert plain["parameters"] == 70_553_706_496
+    assert padded["parameters"] == 70_557_900_800
+    assert padded["padded_vocab_size"] == 128_512
+    assert {(stage["chunks"], stage["layers"]) for stage in plain["stages"]} == {(5, 10)}
+    # bf16 weight 2, fp32 gradient 4, and 12 of Adam's state and masters over two replicas
+    assert plain["stages"][0]["static_bytes"] == 2_401_927_168 * 12
+    assert plain["micro_batches"] == 32
+
+
+def test_the_example_is_made_of_transformer_engines_layers() -> None:
+    found = python(SPEC)
+    assert found == [
+        2,
+        "TELayerNormColumnParallelLinear",
+        "TEDotProductAttention",
+        "TERowParallelLinear",
+        "TELayerNormColumnParallelLinear",
+        "TERowParallelLinear",
+    ]
+
+
+WRONG = {
+    "train.transformer_config.fp8_recipe=current": "'current' is not legal; use one of tensorwise",
+    "train.transformer_config.fp8=e5m2": "'e5m2' is not legal; use one of e4m3, hybrid",
+    "train.transformer_config.fp8_recipee=delayed": "did you mean 'fp8_recipe'",
+    "train.optimizer_config.adam_beta3=0.9": "OptimizerConfig has no such field",
+    "train.ddp_config.overlap=true": "DistributedDataParallelConfig has no such field",
+    "train.tensor_model_paralel_size=4": "did you mean 'tensor_model_parallel_size'",
+    "train.tensor_model_parallel_size=5": "5 does not divide num_attention_heads (64); use one of 1, 2, 4, 8",
+    "train.virtual_pipeline_model_parallel_size=3": "3 does not divide the layers of a stage (10); use one of 2, 5, 10",
+}
+
+
+def test_a_wrong_setting_is_one_line_with_the_mend() -> None:
+    """All in one process, as the verb runs them: megatron-core takes seconds to import."""
+    code = f"""
+import contextlib, io, json
+from megatron_ipt.cli import main
+import sys
+told = {{}}
+for override in {list(WRONG)!r}:
+    sys.argv = ["ipt", "plan", {str(RECIPE)!r}, "--world-size", "64", override]
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            main.main()
+        except SystemExit as end:
+            told[override] = [end.code, stderr.getvalue()]
+print(json.dumps(told))
+"""
+    found = python(code)
+    for override, expected in WRONG.items():
+        status, stderr = found[override]
+        assert status == 1, override
+        assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+        assert expected in stderr
+
+
+def test_every_environment_variable_is_explained() -> None:
+    lines = (EXAMPLE / "environment.sh").read_text(encoding="utf-8").splitlines()
+    exported = [index for index, line in enumerate(lines) if line.startswith("export ")]
+    assert len(exported) >= 5
+    for index in exported:
+        assert re.fullmatch(r"export [A-Z_0-9]+=\S+", lines[index])
+        assert lines[index - 1].startswith("# ") and len(lines[index - 1]) > 30, lines[index]
