@@ -138,3 +138,24 @@ def test_every_environment_variable_is_explained() -> None:
     for index in exported:
         assert re.fullmatch(r"export [A-Z_0-9]+=\S+", lines[index])
         assert lines[index - 1].startswith("# ") and len(lines[index - 1]) > 30, lines[index]
+
+
+def test_the_script_submits_eight_nodes_of_eight_with_that_environment(tmp_path: Path) -> None:
+    """With a stand-in for sbatch that tells how it was called."""
+    told = tmp_path / "told.json"
+    stand_in = tmp_path / "sbatch"
+    stand_in.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"json.dump([sys.argv[1:], dict(os.environ), os.getcwd()], open({str(told)!r}, 'w'))\n"
+    )
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SBATCH_ARGS": "--partition=h100"}
+    subprocess.run([EXAMPLE / "launch.sh", "train.lr=2e-5"], env=environment, cwd=tmp_path, check=True)
+    arguments, given, folder = json.loads(told.read_text(encoding="utf-8"))
+    assert {"--nodes=8", "--gpus-per-node=8", "--signal=B:USR1@1800", "--partition=h100"} <= set(arguments)
+    *_, script, recipe, override = arguments
+    assert (Path(folder, script), Path(folder, recipe)) == (ROOT / "tools" / "launch_slurm.sbatch", RECIPE)
+    assert (ROOT / "tools" / "launch_slurm.sbatch").exists()
+    assert override == "train.lr=2e-5"
+    assert given["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+    assert int(given["SHUTDOWN_TIMEOUT"]) < 1800  # the signal's lead
