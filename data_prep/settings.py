@@ -107,6 +107,7 @@ class IndexSettings(Settings):
     )
     append_eod: bool = Field(True, description="end each document with the end-of-document token")
     eod_token: str | None = Field(None, description="the end-of-document token; default: the tokenizer's eos_token")
+    text_key: str = Field("text", description="key of the text in each row; with another one every row is a document")
     batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
 
 

@@ -27,10 +27,11 @@ def index(
     prefix: Path,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """Tokenizes JSONL of TrainingText, or of plain Documents, into the dataset at `prefix`.
+    """Tokenizes JSONL of TrainingText, or of rows with a text, into the dataset at `prefix`.
 
-    Texts are tokenized whole; blank ones are dropped and counted.  The documents keep the order of
-    `inputs`.  `progress` is called with the number of documents read since its last call.
+    A row without an id goes by its file and line.  Texts are tokenized whole; blank ones are dropped and counted.
+    The documents keep the order of `inputs`.  `progress` is called with the number of documents read since its last
+    call.
     Errors: a UserError for a bad input line, a missing tokenizer, inputs without any text, or a full disk;
     nothing is left at `prefix` then, and an older dataset there stays as it was.
     """

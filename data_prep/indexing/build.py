@@ -38,7 +38,7 @@ def build(
     prefix.parent.mkdir(parents=True, exist_ok=True)
     dropped, text_bytes = Counter[str](empty=0), 0
     with IndexedDatasetWriter(prefix, tokenizer.identity.vocab_size) as writer, LineageWriter(prefix) as lineage:
-        for batch in batched(_read(inputs), settings.batch_size):
+        for batch in batched(_read(inputs, settings.text_key), settings.batch_size):
             for item, tokens in zip(batch, _encode(tokenizer, batch), strict=True):
                 if not tokens.size:
                     dropped["empty"] += 1
@@ -77,24 +77,31 @@ def _put_in_place(prefix: Path, writer: IndexedDatasetWriter, lineage: LineageWr
     manifest.write(prefix)
 
 
-def _read(inputs: Sequence[Path]) -> Iterator[_Item]:
+def _read(inputs: Sequence[Path], text_key: str) -> Iterator[_Item]:
     for path in inputs:
         for number, row in enumerate(read_jsonl(path), start=1):
-            yield _Item(_training_text(row, path, number), path)
+            yield _Item(_training_text(row, path, number, text_key), path)
 
 
-def _training_text(row: Mapping[str, Any], path: Path, number: int) -> TrainingText:
-    """A TrainingText, or a Document as the training text it is without pairs."""
-    if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
-        problem = 'row needs "id" and "text", both strings'
-        raise UserError(f"{path}:{number}", problem, "give the output of `ipt data render`, or documents")
-    if "document_ids" in row:
+def _training_text(row: Mapping[str, Any], path: Path, number: int, text_key: str) -> TrainingText:
+    """A TrainingText, or a Document as the training text it is without pairs; one without an id is FILE:LINE."""
+    where = f"{path}:{number}"
+    if not isinstance(row.get(text_key), str):
+        found = f"it is of type {type(row[text_key]).__name__}" if text_key in row else "no such key"
+        raise UserError(where, f"expected a string under '{text_key}', {found}", "name the text key, or mend the line")
+    if text_key == "text" and "document_ids" in row:
         try:
             return TrainingText.from_json(row)
         except (KeyError, TypeError) as error:
             mend = "give the output of `ipt data render`"
-            raise UserError(f"{path}:{number}", f"not a training text ({error})", mend) from error
-    return TrainingText(row["id"], row["text"], (row["id"],))
+            raise UserError(where, f"not a training text ({error})", mend) from error
+    identifier = row.get("id")
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
+        raise UserError(
+            where, f"'id' is of type {type(identifier).__name__}", "give a string or a whole number, or none"
+        )
+    name = f"{path.name}:{number}" if identifier in (None, "") else str(identifier)
+    return TrainingText(name, row[text_key], (name,))
 
 
 def _encode(tokenizer: TextTokenizer, batch: Sequence[_Item]) -> list[Any]:

@@ -78,7 +78,7 @@ def render(
 @app.command()
 @settings_options(IndexSettings)
 def index(
-    inputs: Annotated[list[Path], typer.Argument(help="training text or documents, JSONL")],
+    inputs: Annotated[list[Path], typer.Argument(help="training text, or any rows with a text, JSONL")],
     prefix: Annotated[Path, typer.Option(help="dataset to write: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json")],
     settings: IndexSettings,
 ) -> None:

@@ -92,6 +92,18 @@ def test_lineage_leads_back_from_every_document(tmp_path: Path, tokenizer_dir: P
     ]
 
 
+def test_any_rows_with_a_text_do(tmp_path: Path, tokenizer_dir: Path) -> None:
+    rows = [{"text": "ab"}, {"id": 7, "text": "cd", "meta": {}}, {"id": None, "text": "ab"}]
+    index(IndexSettings(), [write_rows(tmp_path / "in.jsonl", rows)], tokenizer_dir, tmp_path / "d")
+    assert read_lineage(tmp_path / "d")["id"].to_pylist() == ["in.jsonl:1", "7", "in.jsonl:3"]
+
+
+def test_the_text_may_stand_under_another_key(tmp_path: Path, tokenizer_dir: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "body": "ab", "text": 5, "document_ids": "foreign"}])
+    manifest = index(IndexSettings(text_key="body"), [source], tokenizer_dir, tmp_path / "d")
+    assert (manifest.tokens, manifest.settings["text_key"]) == (3, "body")
+
+
 def test_same_input_gives_the_same_bytes_whatever_the_batch(tmp_path: Path, tokenizer_dir: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", [{"id": str(i), "text": "word " * i} for i in range(50)])
     for name, size in (("a", 1), ("b", 7), ("c", 7)):
@@ -103,7 +115,13 @@ def test_same_input_gives_the_same_bytes_whatever_the_batch(tmp_path: Path, toke
 
 @pytest.mark.parametrize(
     ("bad", "where"),
-    [(b"{", "bad.jsonl:2"), (b'{"id": "1"}', "bad.jsonl:2"), (b'{"id": 1, "text": "x"}', "bad.jsonl:2")],
+    [
+        (b"{", "bad.jsonl:2"),
+        (b'{"id": "1"}', "bad.jsonl:2: expected a string under 'text', no such key"),
+        (b'{"text": 7}', "bad.jsonl:2: expected a string under 'text', it is of type int"),
+        (b'{"id": [1], "text": "x"}', "bad.jsonl:2: 'id' is of type list"),
+        (b'{"id": "1", "text": "x", "document_ids": 7}', "bad.jsonl:2: not a training text"),
+    ],
 )
 def test_a_bad_line_is_named_and_the_old_dataset_stays(
     tmp_path: Path, tokenizer_dir: Path, bad: bytes, where: str
