@@ -28,13 +28,13 @@ def doctor() -> None:
         here = "gpu" if device.has_gpu() else "cpu"
         table = [(row.name, str(row.cpu), str(row.gpu), row.reason) for row in device.TABLE]
         tables.show(f"CPU and GPU (this process: {here})", ("what", "cpu", "gpu", "why"), table)
-    train = sorted({extra for name, extra in missing if extra in ("", "train")})
-    for extra in sorted({extra for _, extra in missing}):
-        names = ", ".join(name for name, of in missing if of == extra)
+    for extra in sorted({extra for extras in missing.values() for extra in extras}):
+        names = ", ".join(name for name, extras in missing.items() if extra in extras)
         mend = f"in the checkout: pip install -c constraints-cpu.txt -e '.[{extra}]'".replace("[]", "")
         tables.console().print(f"missing for {extra or 'the command itself'}: {names}; {mend}", markup=False)
-    tables.console().print("training cannot run here" if train else "ready to train")
-    if train:
+    blocked = any({"", "train"} & extras for extras in missing.values())
+    tables.console().print("training cannot run here" if blocked else "ready to train")
+    if blocked:
         raise typer.Exit(1)
 
 
@@ -57,22 +57,22 @@ def _machine() -> list[tuple[str, str]]:
     return rows
 
 
-def _packages() -> tuple[list[tuple[str, str, str, str]], list[tuple[str, str]]]:
-    """Rows of (package, extra, wanted, here) and the missing (package, extra) ones; each package once."""
+def _packages() -> tuple[list[tuple[str, str, str, str]], dict[str, set[str]]]:
+    """Rows of (package, extra, wanted, here), each package once, and the missing ones with their extras."""
     rows: dict[str, tuple[str, str, str, str]] = {}
-    missing = []
+    missing: dict[str, set[str]] = {}
     for text in requires(PACKAGE) or []:
         requirement = Requirement(text)
         extra = str(requirement.marker).split('"')[1] if requirement.marker else ""
-        if requirement.name in rows or extra in ("dev", "synth", "gpu"):
+        if extra in ("dev", "synth", "gpu"):
             continue
         try:
             here = version(requirement.name)
             if not requirement.specifier.contains(here, prereleases=True):
                 here += " (too old)"
-                missing.append((requirement.name, extra))
+                missing.setdefault(requirement.name, set()).add(extra)
         except PackageNotFoundError:
             here = "missing"
-            missing.append((requirement.name, extra))
-        rows[requirement.name] = (requirement.name, extra, str(requirement.specifier), here)
+            missing.setdefault(requirement.name, set()).add(extra)
+        rows.setdefault(requirement.name, (requirement.name, extra, str(requirement.specifier), here))
     return sorted(rows.values(), key=lambda row: (row[1], row[0])), missing

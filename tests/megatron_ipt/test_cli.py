@@ -152,6 +152,22 @@ def test_doctor_prints_the_table_and_what_is_missing() -> None:
     assert "ready to train" in text
 
 
+@pytest.mark.parametrize(("package", "code"), [("pyarrow", 1), ("rich", 1), ("lm-eval", 0)])
+def test_the_doctor_says_no_when_training_lacks_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, code: int
+) -> None:
+    """pyarrow belongs to the extras prep and train both, lm-eval to neither; a container's health rests on the code."""
+    hide = "import importlib.metadata as m\nfound = m.version\ndef version(name):\n"
+    hide += (
+        f"    if name == {package!r}: raise m.PackageNotFoundError(name)\n    return found(name)\nm.version = version\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hide, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    done = ipt("doctor", check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert package in next(line for line in done.stdout.splitlines() if line.startswith("missing for"))
+
+
 def test_the_interpreter_is_looked_for(tmp_path: Path) -> None:
     """make says what to do where there is no Python 3.12."""
     root = Path(__file__).parents[2]
