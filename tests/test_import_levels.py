@@ -24,6 +24,7 @@ LEVELS: list[set[str]] = [
     {"megatron_ipt.ablate"},
     {"megatron_ipt.report"},
     {"megatron_ipt.cli"},
+    {"tools"},
 ]
 # what the trainer's half may take from the data half; the command line may take all
 SHARED = {*CONTRACTS, "data_prep.readers", "data_prep.indexing.reader", "data_prep.packing", "data_prep.blend"}
@@ -31,7 +32,7 @@ MEGATRON = ("megatron", "transformer_engine", "apex")
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    for package in ("data_prep", "megatron_ipt"):
+    for package in ("data_prep", "megatron_ipt", "tools"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
@@ -105,6 +106,12 @@ def test_there_is_no_circle() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_the_installer_needs_nothing_installed() -> None:
+    """It is the first thing that runs in an image."""
+    roots = {name.split(".")[0] for name, _ in imports(ROOT / "tools" / "in_image.py")}
+    assert roots <= sys.stdlib_module_names
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import typer
@@ -41,9 +43,14 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """The console script: bad input is one line on stderr and exit code 1; a fault of ours keeps its traceback."""
+    """The console script."""
+    told_in_a_line(partial(app, prog_name="ipt"))
+
+
+def told_in_a_line(run: Callable[[], object]) -> None:
+    """Bad input is one line on stderr and exit code 1; a fault of ours keeps its traceback."""
     try:
-        app(prog_name="ipt")
+        run()
     except UserError as error:
         _fail(str(error))
     except OSError as error:
