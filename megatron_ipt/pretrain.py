@@ -5,7 +5,10 @@
 is what `ipt train` runs on one machine and what a cluster calls on many.  The loop is ours; layers, parallelism,
 optimizer and checkpoints are megatron.core's, behind `megatron_ipt.mcore`.
 
-Heavy imports stand inside the functions: saving a checkpoint starts a process that imports this file again.
+A run ends at train_iters, or earlier where it is told to: after each step all ranks agree on that
+(`training/signals.py`), and what was reached is saved first.
+
+Heavy imports stand inside the functions: a faulty recipe is told before they begin.
 """
 
 from __future__ import annotations
@@ -36,13 +39,17 @@ if TYPE_CHECKING:
     from megatron_ipt.mcore.optimizer import MegatronOptimizer, OptimizerParamScheduler
     from megatron_ipt.mcore.parallel import Ranks
     from megatron_ipt.training.metrics import Metrics
+    from megatron_ipt.training.signals import Stop
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Run:
-    """Everything a training run holds on one rank.  `iteration` and `consumed_samples` are where it stands."""
+    """Everything a training run holds on one rank.
+
+    `iteration` and `consumed_samples` are where it stands, `saved` is the iteration this process saved last.
+    """
 
     train: TrainSettings
     ranks: Ranks
@@ -130,22 +137,28 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
 
 
 def fit(run: Run) -> None:
-    """The loop: a step, its metrics, and now and then a validation and a checkpoint."""
+    """The loop: a step, its metrics, now and then a validation and a checkpoint; then whether to go on."""
+    from megatron_ipt.training import signals
+
     train = run.train
     if run.iteration >= train.train_iters:
         logger.info("nothing to do: iteration %d of %d; raise train.train_iters", run.iteration, train.train_iters)
         return
     if run.held_out and run.iteration == 0:
         validate_and_write(run)
-    while run.iteration < train.train_iters:
-        row = training_step(run)
-        if run.iteration % train.log_interval == 0 or run.iteration == train.train_iters:
-            run.metrics.write("train", run.iteration, **row)
-        last = run.iteration == train.train_iters
-        if run.held_out and (last or (train.eval_interval and run.iteration % train.eval_interval == 0)):
-            validate_and_write(run)
-        if last or (train.save_interval and run.iteration % train.save_interval == 0):
-            save_checkpoint(run)
+    with signals.watched(train.stop_file, is_main=run.ranks.is_main) as agree:
+        while run.iteration < train.train_iters:
+            row = training_step(run)
+            last = run.iteration == train.train_iters
+            if last or run.iteration % train.log_interval == 0:
+                run.metrics.write("train", run.iteration, **row)
+            if run.held_out and (last or (train.eval_interval and run.iteration % train.eval_interval == 0)):
+                validate_and_write(run)
+            if last or (train.save_interval and run.iteration % train.save_interval == 0):
+                save_checkpoint(run)
+            if not last and (reason := agree()):
+                end_early(run, reason)
+                return
 
 
 def training_step(run: Run) -> dict[str, Any]:
@@ -206,7 +219,24 @@ def save_checkpoint(run: Run) -> None:
     began = time.perf_counter()
     card = replace(run.card, iteration=run.iteration, consumed_samples=run.consumed_samples)
     path = checkpoints.save(run.checkpoints, card, run.chunks, run.optimizer)
+    run.saved = run.iteration
     run.metrics.write("checkpoint", run.iteration, path=path.name, seconds=time.perf_counter() - began)
+
+
+def end_early(run: Run, reason: Stop) -> None:
+    """Save what was reached and say why the run ends.
+
+    A stop file is asked for and answered: the run returns, exit code 0.  SIGTERM comes from outside: UserError, exit
+    code 1 with one line, so that no caller takes the run for a finished one (torchrun has no other code to pass on).
+    """
+    from megatron_ipt.training.signals import Stop
+
+    if run.saved != run.iteration:
+        save_checkpoint(run)
+    run.metrics.write("stopped", run.iteration, reason=reason.name.lower())
+    if reason is Stop.SIGTERM:
+        reached = f"ended from outside at iteration {run.iteration} of {run.train.train_iters}"
+        raise UserError("SIGTERM", reached, "it is saved: start again to go on")
 
 
 def main(

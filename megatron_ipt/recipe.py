@@ -88,6 +88,9 @@ class TrainSettings(Settings):
     seed: int = Field(1234, description="seed of freshly made weights")
     save: Path | None = Field(None, description="folder of checkpoints; default: the recipe's own")
     save_interval: int | None = Field(None, ge=1, description="steps between checkpoints; the last is always saved")
+    stop_file: Path | None = Field(
+        None, description="when this file appears, the run saves and ends after the step in hand; rank 0 must see it"
+    )
     load: Path | None = Field(None, description="folder of checkpoints to continue from; default: `save`")
     finetune: bool = Field(False, description="load weights only: fresh optimizer, schedule and data position")
     held_out: Path | None = Field(None, description="dataset prefix for validation; default: the recipe's own")

@@ -81,10 +81,15 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def check(recipe: Recipe) -> None:
-    """UserError for settings of other places, which belong to `ipt train` alone: a run's steps share its output_dir."""
+    """UserError for settings that belong to `ipt train` alone: other places, as a run's steps share its output_dir,
+    and a stop file, as the steps behind training would go on with half of it.
+    """
     for name in ("save", "blend", "held_out"):
         if recipe.train is not None and getattr(recipe.train, name) is not None:
             raise UserError(f"train.{name}", "is for `ipt train`; a run's files stand in output_dir", "leave it out")
+    if recipe.train is not None and recipe.train.stop_file is not None:
+        problem = "is for `ipt train`; a run that it ends early would be taken for a finished one here"
+        raise UserError("train.stop_file", problem, "leave it out")
 
 
 def filled_blend(run: Context) -> BlendSettings:

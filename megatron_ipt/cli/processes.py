@@ -11,7 +11,11 @@ from typing import IO
 
 from data_prep.errors import UserError
 
-GRACE_SECONDS = 60.0
+SHUTDOWN_SECONDS = 300
+"""What torchrun leaves its workers between SIGTERM and SIGKILL: the step in hand and a save fit into it [s]."""
+
+GRACE_SECONDS = SHUTDOWN_SECONDS + 30.0
+"""What a child gets to end its own children, torchrun's workers among them [s]."""
 
 CPU_SETTINGS = {
     # threads that wait by spinning bring two busy cores to a halt (14 times slower, measured); sleeping costs nothing

@@ -40,12 +40,22 @@ def train(
             callback=_list,
         ),
     ] = False,
+    where: Annotated[
+        bool, typer.Option("--where", help="print train_iters and the folder of checkpoints; start nothing")
+    ] = False,
 ) -> None:
     """Train with train.nproc_per_node processes; goes on from the newest checkpoint in train.save.
 
-    On a cluster start `torchrun ... -m megatron_ipt.pretrain --recipe RECIPE` on every node instead.
+    On a cluster start `torchrun ... -m megatron_ipt.pretrain --recipe RECIPE` on every node instead; under Slurm
+    tools/launch_slurm.sbatch does.
     """
-    launch(load_recipe(recipe, overrides or []), recipe, overrides or [])
+    found = load_recipe(recipe, overrides or [])
+    if where:
+        train_settings = section(found, "train")
+        folder = train_settings.save or RunPaths(found.output_dir).checkpoints
+        typer.echo(f"{train_settings.train_iters} {folder.absolute()}")
+        return
+    launch(found, recipe, overrides or [])
 
 
 def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
@@ -62,6 +72,8 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
         environment = {**os.environ, "IPT_ERROR_FILE": str(told)}
         # one thread a process: two processes of two threads each collapse on two cores
         environment.setdefault("OMP_NUM_THREADS", "1")
+        # what --shutdown-timeout sets; an older torchrun has no such flag and would not start with it
+        environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(processes.SHUTDOWN_SECONDS)
         with log.open("wb") as stderr, processes.child(command, environment, stderr) as torchrun:
             code = torchrun.wait()
         if code == 0:

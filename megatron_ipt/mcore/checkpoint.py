@@ -15,6 +15,7 @@ from __future__ import annotations
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 import json
+import queue
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from megatron.core import parallel_state as mpu
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import save_integrity_manifest, verify_integrity_manifest
 from megatron.core.optimizer import MegatronOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
@@ -107,6 +109,7 @@ def save(folder: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimiz
     failure: BaseException | None = _on_main(lambda: _fresh_folder(partial))
     if failure is None:
         content = _metadata(content=True)
+        _keep_results_here()
         try:
             with without_grad_buffers(chunks):  # the optimizer's state is gathered: twelve bytes a parameter more
                 state = _state(chunks, optimizer, is_loading=False)
@@ -191,6 +194,16 @@ def _metadata(*, content: bool) -> dict[str, Any]:
         "singleton_local_shards": False,
     }
     return stored if content else {**stored, "dp_cp_group": mpu.get_data_parallel_group(with_context_parallel=True)}
+
+
+def _keep_results_here() -> None:
+    """Collect the writers' results in this process; megatron-core starts another one for the queue they go through.
+
+    That one serves asynchronous saves, which ours are not.  torchrun sends SIGTERM to a worker's whole process group:
+    the worker notes it and goes on to save, but the other process would be gone, and the save with it.
+    """
+    if filesystem_async._results_queue is None:
+        filesystem_async._results_queue = queue.Queue()
 
 
 def _fresh_folder(partial: Path) -> None:

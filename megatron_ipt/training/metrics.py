@@ -3,6 +3,7 @@
     {"kind": "train", "iteration": 7, "consumed_samples": 28, "loss": 3.01, ...}
     {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
     {"kind": "parity", ...}, {"kind": "checkpoint", ...}
+    {"kind": "stopped", "iteration": 12, "reason": "stop_file"}      or "sigterm"; the run goes on when started again
 
 A resumed run first removes the lines after the iteration it resumes from: they will be written again.  A run that
 starts anew where a file stands moves it aside, to metrics.before.jsonl.
@@ -99,4 +100,14 @@ def _checkpoint(row: dict[str, Any], _: int) -> str:
     return f"iteration {row['iteration']:>6}  saved {row['path']} in {row['seconds']:.1f} s"
 
 
-_TELL = {"train": _train, "validation": _validation, "parity": _parity, "checkpoint": _checkpoint}
+def _stopped(row: dict[str, Any], train_iters: int) -> str:
+    return f"iteration {row['iteration']:>6}/{train_iters}  ends here ({row['reason']}); start again to go on"
+
+
+_TELL = {
+    "train": _train,
+    "validation": _validation,
+    "parity": _parity,
+    "checkpoint": _checkpoint,
+    "stopped": _stopped,
+}

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = {
     *("train_iters", "save", "load", "finetune", "blend", "held_out", "parity_gate", "load_hf"),
-    *("save_interval", "eval_interval", "eval_iters", "log_interval"),
+    *("save_interval", "eval_interval", "eval_iters", "log_interval", "stop_file"),
     *("nproc_per_node", "micro_batch_size", "tensor_model_parallel_size", "pipeline_model_parallel_size"),
     *("virtual_pipeline_model_parallel_size", "sequence_parallel", "use_distributed_optimizer"),
     *("overlap_grad_reduce", "overlap_param_gather", "transformer_impl"),

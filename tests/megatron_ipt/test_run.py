@@ -126,5 +126,8 @@ def test_a_run_that_is_ended_ends_its_children_and_goes_on_later(recipe: Path) -
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     reached = int(latest.read_text())
+    rows = [json.loads(row) for row in latest.parents[1].joinpath("metrics.jsonl").read_text().splitlines()]
+    assert (rows[-1]["kind"], rows[-1]["reason"], rows[-1]["iteration"]) == ("stopped", "sigterm", reached)
+    assert [row["iteration"] for row in rows if row["kind"] == "train"][-1] == reached  # no step was lost
     ipt("run", recipe, f"train.train_iters={reached + 1}")
     assert int(latest.read_text()) == reached + 1

@@ -1,0 +1,60 @@
+"""Run by torchrun: runs that are told to stop in the middle, each in its own way.
+
+    torchrun stop_worker.py RECIPE FOLDER
+
+Writes FOLDER/JOB.RANK.json: the metrics rows of that rank, or its error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from data_prep.errors import UserError
+from megatron_ipt import pretrain
+from megatron_ipt.mcore import parallel
+from megatron_ipt.recipe import load_recipe
+
+AT = 2
+step = pretrain.training_step
+
+
+def run(job: str, recipe: Path, folder: Path, tell: Callable[[Path], None]) -> None:
+    """Train; in the middle of step AT, `tell` is called on each rank with that rank's own stop file."""
+    rank = dist.get_rank()
+    stop_file = folder / f"{job}.stop.{rank}"
+
+    def told_step(run: Any) -> dict[str, Any]:
+        row = step(run)
+        if run.iteration == AT:
+            tell(stop_file)
+        return row
+
+    pretrain.training_step = told_step
+    settings = [f"output_dir={folder / job}", f"train.stop_file={stop_file}", "train.train_iters=4"]
+    settings += ["train.parity_gate=false", "train.held_out=null"]
+    try:
+        found: Any = pretrain.pretrain(load_recipe(recipe, settings))
+    except UserError as error:
+        found = {"error": str(error)}
+    (folder / f"{job}.{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def main() -> None:
+    recipe, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    with parallel.distributed():
+        rank = dist.get_rank()
+        run("file_of_rank_0", recipe, folder, lambda path: path.touch() if rank == 0 else None)
+        run("file_of_rank_1", recipe, folder, lambda path: path.touch() if rank == 1 else None)
+        run("term_of_rank_1", recipe, folder, lambda _: os.kill(os.getpid(), signal.SIGTERM) if rank == 1 else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A run that is told to stop: all ranks end after the same step, and what they reached is saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyRun, torchrun
+
+from data_prep.errors import UserError
+from megatron_ipt.cli import pipeline, processes
+from megatron_ipt.recipe import load_recipe
+
+WORKER = Path(__file__).with_name("stop_worker.py")
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """For each job of the worker what its two ranks had, told in step 2 of 4."""
+    folder = tmp_path_factory.mktemp("stopped")
+    torchrun(2, WORKER, tiny.recipe, folder)
+    jobs = ("file_of_rank_0", "file_of_rank_1", "term_of_rank_1")
+    return {job: [json.loads((folder / f"{job}.{rank}.json").read_text()) for rank in range(2)] for job in jobs} | {
+        "folder": [folder]
+    }
+
+
+def steps(found: list[dict[str, Any]]) -> list[int]:
+    return [row["iteration"] for row in found if row["kind"] == "train"]
+
+
+def test_a_stop_file_that_only_rank_0_sees_ends_both_after_the_same_step(stopped: dict[str, list[Any]]) -> None:
+    assert [steps(found) for found in stopped["file_of_rank_0"]] == [[1, 2], [1, 2]]
+    for found in stopped["file_of_rank_0"]:
+        assert [row["kind"] for row in found[-2:]] == ["checkpoint", "stopped"]
+        assert (found[-1]["iteration"], found[-1]["reason"]) == (2, "stop_file")
+    saved = stopped["folder"][0] / "file_of_rank_0" / "train" / "checkpoints"
+    assert (saved / "latest_checkpointed_iteration.txt").read_text() == "2"
+
+
+def test_only_rank_0_looks_for_the_file(stopped: dict[str, list[Any]]) -> None:
+    assert [steps(found) for found in stopped["file_of_rank_1"]] == [[1, 2, 3, 4], [1, 2, 3, 4]]
+
+
+def test_sigterm_of_any_rank_is_an_error_of_all_after_the_same_step(stopped: dict[str, list[Any]]) -> None:
+    told = "SIGTERM: ended from outside at iteration 2 of 4; it is saved: start again to go on"
+    assert stopped["term_of_rank_1"] == [{"error": told}, {"error": told}]
+    run = stopped["folder"][0] / "term_of_rank_1" / "train"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert (rows[-1]["kind"], rows[-1]["iteration"], rows[-1]["reason"]) == ("stopped", 2, "sigterm")
+    assert (run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "2"
+
+
+def test_a_stop_file_is_refused_where_further_steps_would_follow(tiny: TinyRun) -> None:
+    with pytest.raises(UserError, match=r"train\.stop_file: is for `ipt train`"):
+        pipeline.check(load_recipe(tiny.recipe, ["train.blend=null", "train.held_out=null", "train.stop_file=x"]))
+
+
+def test_torchrun_ends_its_workers_before_it_is_ended_itself() -> None:
+    assert 30 < processes.SHUTDOWN_SECONDS < processes.GRACE_SECONDS
