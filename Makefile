@@ -2,12 +2,14 @@
 # make test         all tests but the long ones;   make test-long: those too
 # make lint         ruff and mypy;                 make format: ruff's formatter
 #
-# A CPU machine with CPython 3.12 is enough. VENV names the environment; RECIPE and SET change the run:
+# A CPU machine with CPython 3.12 is enough. VENV names the environment, WORKERS the test files run at once; RECIPE and
+# SET change the run:
 #   make quickstart SET="train.train_iters=5"
 
 VENV ?= .venv
 RECIPE ?= examples/quickstart/recipe.yaml
 SET ?=
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -20,10 +22,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/ipt run $(RECIPE) $(SET)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
 
 test-long: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

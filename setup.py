@@ -58,7 +58,10 @@ setup(
         "report": REPORT,
         "gpu": ["transformer-engine[pytorch]>=2.8"],
         "quickstart": [*TRAIN, *EVAL, *REPORT, *GGUF],
-        "dev": ["hypothesis>=6.120", "mypy>=1.14", "pre-commit>=4", "pytest>=8.3", "ruff>=0.9", "types-PyYAML"],
+        "dev": [
+            *("hypothesis>=6.120", "mypy>=1.14", "pre-commit>=4", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"),
+            "types-PyYAML",
+        ],
     },
     entry_points={"console_scripts": ["ipt = megatron_ipt.cli.main:main"]},
 )
