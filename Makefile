@@ -1,4 +1,5 @@
 # make quickstart   the whole chain on a laptop: raw text -> report
+# make ablation     three blends of one corpus compared on a tiny model: a smoke test
 # make test         all tests but the long ones;   make test-long: those too
 # make lint         ruff and mypy;                 make format: ruff's formatter
 #
@@ -13,13 +14,16 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-long lint format clean
+.PHONY: help quickstart ablation test test-long lint format clean
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 quickstart: $(VENV)/.installed
 	$(BIN)/ipt run $(RECIPE) $(SET)
+
+ablation: $(VENV)/.installed
+	$(BIN)/ipt ablate examples/blend_ablation/study.yaml $(SET)
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"

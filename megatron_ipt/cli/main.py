@@ -13,14 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from data_prep.errors import UserError
-from megatron_ipt.cli import blend, convert, data, doctor, evaluate, plan, report, run, train
+from megatron_ipt.cli import ablate, blend, convert, data, doctor, evaluate, plan, report, run, train
 
 
 class InFlowOrder(TyperGroup):
     """Lists the verbs in the order of the flow, not alphabetically and not groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return ["run", "data", "blend", "plan", "train", "convert", "evaluate", "report", "doctor"]
+        return ["run", "data", "blend", "plan", "train", "convert", "evaluate", "report", "ablate", "doctor"]
 
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ app.command()(train.train)
 app.add_typer(convert.app, name="convert")
 app.command()(evaluate.evaluate)
 app.command()(report.report)
+app.command()(ablate.ablate)
 app.command()(run.run)
 app.command()(doctor.doctor)
 

@@ -1,9 +1,10 @@
-"""ipt report: what a run wrote, as one HTML page that needs nothing else.
+"""ipt report and ipt ablate: what a run or a study wrote, as one HTML page that needs nothing else.
 
     data.py         the run's files -> typed figures
     curves.py       training curves, smoothed and thinned       figures.py   those -> inline SVG
     tables.py       exact values beside their printed form      parts.py     head, section, example
     preparation.py  results.py  sections.py    figures of a run -> sections in words and tables
+    dots.py  ablation.py                       figures of a study -> the same
     page.py         sections -> HTML, through template.html, style.css and sort.js
 
 A section whose file is not there is left out, and the page says so: each step of a run may be made alone.
@@ -11,12 +12,17 @@ A section whose file is not there is left out, and the page says so: each step o
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import ReportSettings
 
-__all__ = ["report"]
+if TYPE_CHECKING:
+    from megatron_ipt.ablate.results import Results
+
+__all__ = ["ablation", "report"]
 
 
 def report(settings: ReportSettings, paths: RunPaths, name: str) -> Path:
@@ -35,3 +41,17 @@ def report(settings: ReportSettings, paths: RunPaths, name: str) -> Path:
     with atomic_file(paths.report) as stream:
         stream.write(page.encode("utf-8"))
     return paths.report
+
+
+def ablation(results: Results, folder: Path) -> Path:
+    """Write FOLDER/ablation.html from the results of the study whose runs stand in FOLDER, and return its path."""
+    from data_prep.readers import atomic_file
+    from megatron_ipt.report.ablation import head, sections
+    from megatron_ipt.report.page import render
+
+    newest = max(path.stat().st_mtime for path in folder.glob("runs/*/*/train/metrics.jsonl"))
+    date = datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = render("Ablation of blend weights", head(results, date), sections(results), ())
+    with atomic_file(folder / "ablation.html") as stream:
+        stream.write(page.encode("utf-8"))
+    return folder / "ablation.html"

@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from megatron_ipt.report.curves import Plot, Series
+from megatron_ipt.report.dots import Dots
 
 # matplotlib wants colours, the page has light and dark ones: each stands in for a variable of style.css.
 STAND_INS = {"#010203": "ink-soft", "#010204": "rule", "#010205": "series-1", "#010206": "series-2", "#010207": "faint"}
 INK, RULE, FIRST, SECOND, FAINT = STAND_INS
 ROUND = [1, 2, 2.5, 5, 10]
 VALIDATION_MARKERS = "Ds^v"
+GROUP_MARKERS = "os^Dv<>"
 
 SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read out, selected and set in the page's font
@@ -38,19 +40,57 @@ SETTINGS: Any = {
 }
 
 
-def draw(plot: Plot) -> str:
+def draw(plot: Plot | Dots) -> str:
     """One <svg> element without an outside reference; ids begin with the plot's anchor."""
     with rc_context(SETTINGS):
-        figure = Figure(figsize=(10.4, 4.2) if plot.large else (5.1, 2.3), layout="constrained")
+        figure = Figure(figsize=_size(plot), layout="constrained")
         axes = figure.add_subplot()
-        markers = iter(VALIDATION_MARKERS * len(plot.series))
-        for series in plot.series:
-            _draw_series(axes, series, next(markers) if series.style == "validation" else "")
-        _dress(axes, plot)
+        if isinstance(plot, Dots):
+            _draw_dots(axes, plot)
+        else:
+            _draw_curves(axes, plot)
         stream = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     return _inline(stream.getvalue(), plot)
+
+
+def _size(plot: Plot | Dots) -> tuple[float, float]:
+    """Inches at the page's scale."""
+    if isinstance(plot, Dots):
+        return 10.4, 1.3 + 0.55 * len(plot.rows)
+    return (10.4, 4.2) if plot.large else (5.1, 2.3)
+
+
+def _draw_dots(axes: Axes, plot: Dots) -> None:
+    """A row's points stand a little apart, so that equal values are both seen; the first row is the top one."""
+    base = plot.rows[plot.reference]
+    axes.axvspan(base.mean - base.sd, base.mean + base.sd, color=FAINT, alpha=0.25, linewidth=0)
+    axes.axvline(base.mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    apart = 0.3 / max(len(plot.groups) - 1, 1)
+    for index, name in enumerate(plot.groups):
+        heights = [row + apart * index - 0.15 for row in range(len(plot.rows))]
+        marker = GROUP_MARKERS[index % len(GROUP_MARKERS)]
+        axes.plot([row.values[index] for row in plot.rows], heights, marker, color=FIRST, markersize=6, label=name)
+    means, noise = [row.mean for row in plot.rows], [row.sd for row in plot.rows]
+    places = range(len(means))
+    axes.errorbar(means, places, xerr=noise, fmt="none", ecolor=SECOND, elinewidth=1, capsize=3)
+    axes.plot(means, places, "|", color=SECOND, markersize=24, markeredgewidth=2, label=f"mean, \u00b1 {plot.noise}")
+    axes.set_yticks(range(len(means)), [row.name for row in plot.rows])
+    axes.set_ylim(len(means) - 0.5, -0.5)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(plot.x_label)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=ROUND))
+    columns = min(len(plot.groups) + 2, 6)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, borderpad=0, handlelength=1.4)
+
+
+def _draw_curves(axes: Axes, plot: Plot) -> None:
+    markers = iter(VALIDATION_MARKERS * len(plot.series))
+    for series in plot.series:
+        _draw_series(axes, series, next(markers) if series.style == "validation" else "")
+    _dress(axes, plot)
 
 
 def _draw_series(axes: Axes, series: Series, marker: str) -> None:
@@ -80,7 +120,7 @@ def _dress(axes: Axes, plot: Plot) -> None:
         axes.set_ylim(0, 1.08 * highest or 1)
 
 
-def _inline(svg: str, plot: Plot) -> str:
+def _inline(svg: str, plot: Plot | Dots) -> str:
     """The element alone, with the page's colours and font, and ids that no other figure has."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_ipt.report.curves import Plot
+from megatron_ipt.report.dots import Dots
 from megatron_ipt.report.tables import Table
 
 
@@ -35,7 +36,7 @@ class Section:
     anchor: str
     title: str
     sentences: tuple[str, ...]
-    plots: tuple[Plot, ...] = ()
+    plots: tuple[Plot | Dots, ...] = ()
     tables: tuple[Table, ...] = ()
     examples: tuple[Example, ...] = ()
 

@@ -25,6 +25,7 @@ VERBS = [
     "convert parity",
     "evaluate",
     "report",
+    "ablate",
     "doctor",
 ]
 
