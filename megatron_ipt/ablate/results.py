@@ -100,9 +100,14 @@ class Results:
         return self.parameters < SMOKE_TEST_PARAMETERS
 
     @property
+    def size(self) -> str:
+        """Number of weights, in millions where there are that many."""
+        return f"{self.parameters / 1e6:.1f}M" if self.parameters >= 1e6 else f"{self.parameters:,}"
+
+    @property
     def label(self) -> str:
         """The model's size, and whether that is too small to decide anything."""
-        size = f"{self.parameters / 1e6:.1f}M parameters"
+        size = f"{self.size} parameters"
         return f"smoke test: {size}, under {SMOKE_TEST_PARAMETERS / 1e6:.0f}M" if self.smoke_test else size
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def head(results: Results, date: str) -> Head:
         summary += f"; the lowest mean is {lowest.mean:.4f}, of '{lowest.arm}' ({lowest.direction})."
     run = results.runs[0]
     tiles = (
-        Tile("model", f"{results.parameters / 1e6:.1f}M", "smoke test" if results.smoke_test else "parameters"),
+        Tile("model", results.size, "parameters: a smoke test" if results.smoke_test else "parameters"),
         Tile("arms", f"{len(results.arms)}", f"{len(results.seeds)} seeds each"),
         Tile("tokens a run", f"{run.tokens:,}", f"{run.tokens / results.parameters:.3g} a parameter"),
         Tile("noise at the baseline", f"{base.sd:.4f}", "bits per byte, one standard deviation"),
@@ -70,7 +70,7 @@ def _dots(results: Results) -> Dots:
     listed = "; ".join(f"{arm.arm} {arm.mean:.4f} \u00b1 {arm.sd:.4f}" for arm in results.arms)
     caption = (
         f"Each seed's run, and by arm the mean with one standard deviation (sd) between {len(results.seeds)} seeds. "
-        f"The band is the baseline's. {results.label.capitalize()}."
+        f"The band is the baseline's. {results.label[0].upper()}{results.label[1:]}."
     )
     columns = ("arm", *(f"seed_{seed}" for seed in results.seeds), "mean")
     return Dots(

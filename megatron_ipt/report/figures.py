@@ -65,7 +65,9 @@ def _size(plot: Plot | Dots) -> tuple[float, float]:
 def _draw_dots(axes: Axes, plot: Dots) -> None:
     """A row's points stand a little apart, so that equal values are both seen; the first row is the top one."""
     base = plot.rows[plot.reference]
-    axes.axvspan(base.mean - base.sd, base.mean + base.sd, color=FAINT, alpha=0.25, linewidth=0)
+    axes.axvspan(
+        base.mean - base.sd, base.mean + base.sd, color=FAINT, alpha=0.25, linewidth=0, label="noise of the baseline"
+    )
     axes.axvline(base.mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     apart = 0.3 / max(len(plot.groups) - 1, 1)
     for index, name in enumerate(plot.groups):
@@ -75,7 +77,8 @@ def _draw_dots(axes: Axes, plot: Dots) -> None:
     means, noise = [row.mean for row in plot.rows], [row.sd for row in plot.rows]
     places = range(len(means))
     axes.errorbar(means, places, xerr=noise, fmt="none", ecolor=SECOND, elinewidth=1, capsize=3)
-    axes.plot(means, places, "|", color=SECOND, markersize=24, markeredgewidth=2, label=f"mean, \u00b1 {plot.noise}")
+    axes.plot(means, places, "|", color=SECOND, markersize=24, markeredgewidth=2)
+    axes.plot([], [], "|", color=SECOND, markersize=11, markeredgewidth=2, label=f"mean, \u00b1 {plot.noise}")
     axes.set_yticks(range(len(means)), [row.name for row in plot.rows])
     axes.set_ylim(len(means) - 0.5, -0.5)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
