@@ -47,13 +47,20 @@ def run(job: str, recipe: Path, folder: Path, tell: Callable[[Path], None]) -> N
     (folder / f"{job}.{rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
+def end_group(wanted: bool) -> None:
+    """What torchrun does at SIGTERM: it sends it to a worker's whole process group.  This worker has saved before."""
+    if wanted:
+        os.killpg(0, signal.SIGTERM)
+
+
 def main() -> None:
     recipe, folder = Path(sys.argv[1]), Path(sys.argv[2])
     with parallel.distributed():
         rank = dist.get_rank()
         run("file_of_rank_0", recipe, folder, lambda path: path.touch() if rank == 0 else None)
         run("file_of_rank_1", recipe, folder, lambda path: path.touch() if rank == 1 else None)
-        run("term_of_rank_1", recipe, folder, lambda _: os.kill(os.getpid(), signal.SIGTERM) if rank == 1 else None)
+        for chosen in (0, 1):
+            run(f"term_of_rank_{chosen}", recipe, folder, lambda _, chosen=chosen: end_group(rank == chosen))
 
 
 if __name__ == "__main__":
