@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_ipt.ablate.results import ArmResult, Results
 from megatron_ipt.report.dots import DotRow, Dots
 from megatron_ipt.report.parts import Head, Section, Tile
-from megatron_ipt.report.tables import Table, Value, count, csv_link, decimal, general, percent, seconds, signed, table
+from megatron_ipt.report.tables import Table, Value, count, csv_link, decimal, percent, seconds, signed, table
 from megatron_ipt.report.tables import words as plain
 
 FEW_SEEDS = 3
@@ -138,7 +138,7 @@ def _runs(results: Results) -> Section:
             count(run.seed),
             decimal(run.bits_per_byte_at_start),
             decimal(run.bits_per_byte),
-            general(run.loss),
+            decimal(run.loss),
             count(run.iterations),
             count(run.tokens),
             seconds(run.seconds),
