@@ -166,15 +166,17 @@ def _state(
 
 
 def _free_gathered(state: dict[str, Any]) -> None:
-    """Give each gathered tensor storage of its own, buffer by buffer.
+    """Give each tensor that is a view of a gathered buffer storage of its own, buffer by buffer.
 
-    megatron-core's writer copies every tensor that is a view while all buffers still stand; this way the copies
-    never need more than one buffer beside them.
+    megatron-core's writer copies every such view while all buffers still stand; this way the copies never need more
+    than one buffer beside them.  What has its own storage is the optimizer's live state: it is not copied.
     """
     apply_factories(state)
     buffers: dict[int, list[ShardedTensor]] = {}
     for part in nested_values(state):
-        if isinstance(part, ShardedTensor) and part.data is not None:
+        if not isinstance(part, ShardedTensor) or part.data is None:
+            continue
+        if part.data.untyped_storage().nbytes() > part.data.nbytes:
             buffers.setdefault(part.data.untyped_storage().data_ptr(), []).append(part)
     for views in buffers.values():
         for view in views:
