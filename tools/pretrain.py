@@ -3,7 +3,7 @@
 
     torchrun --nproc-per-node 2 tools/pretrain.py --recipe recipe.yaml train.train_iters=60
 
-is `torchrun ... -m megatron_ipt.pretrain`; a checkpoint's save starts a process that imports this file again.
+is `torchrun ... -m megatron_ipt.pretrain`.
 """
 
 import typer

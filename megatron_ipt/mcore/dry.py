@@ -36,8 +36,6 @@ class RankModel:
     """What one rank builds."""
 
     pipeline_rank: int
-    tensor_rank: int
-    data_parallel_size: int
     chunks: int
     parameters: tuple[Parameter, ...]
 
@@ -60,7 +58,7 @@ def build_rank(
     The settings are checked as they are; the layers built are the local ones, which hold the same weights as
     Transformer Engine's and, unlike those, allocate nothing here.
     """
-    with fake_group(rank, world_size), parallel.model_parallel(train, with_gloo=False) as ranks:
+    with fake_group(rank, world_size), parallel.model_parallel(train, with_gloo=False):
         for check in (partial(configs.transformer_config, architecture), configs.optimizer_config, configs.ddp_config):
             check(train)
         train = train.model_copy(update={"transformer_impl": "local"})
@@ -72,8 +70,6 @@ def build_rank(
         )
         return RankModel(
             pipeline_rank=parallel.pipeline_parallel_rank(),
-            tensor_rank=parallel.tensor_parallel_rank(),
-            data_parallel_size=ranks.data_parallel_size,
             chunks=len(chunks),
             parameters=found,
         )
