@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-RECORDS_FORMAT_VERSION = 1
-
-SpanClass = Literal["text", "question", "answer", "template"]
+SpanClass = Literal["text", "question", "answer", "template", "control"]
+SPAN_LETTERS: Final[Mapping[SpanClass, str]] = {
+    "text": "t",
+    "question": "q",
+    "answer": "a",
+    "template": ".",
+    "control": "c",
+}
+_SPAN_CLASSES = {letter: kind for kind, letter in SPAN_LETTERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +46,22 @@ class Pair:
 
     `question` and `answer` are as the synthesizer wrote them, options and rationale included
     (paper's wire format); `options` lists the options of a multiple-choice question, else empty;
-    `rationale` says whether the answer reasons before it concludes.
+    `rationale` says whether the answer reasons before it concludes; `checks` names those it has passed.
     """
 
     question: str
     answer: str
     options: tuple[str, ...] = ()
     rationale: bool = False
+    checks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Pair:
-        return cls(row["question"], row["answer"], tuple(row.get("options", ())), bool(row.get("rationale", False)))
+        options, checks = tuple(row.get("options", ())), tuple(row.get("checks", ()))
+        return cls(row["question"], row["answer"], options, bool(row.get("rationale", False)), checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +102,77 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters [start, end) of a training text belong to class `kind`."""
+    """Characters [start, end) of a training text belong to class `kind`.
+
+    `of` is the place of the origin for a `text`, the place of the pair (counted over the whole training text) for a
+    `question` or an `answer`, and -1 else.  A `control` span spells one control token (of a chat template, say) and
+    becomes that token's id; in any other span such a spelling is text.
+    """
 
     start: int
     end: int
     kind: SpanClass
+    of: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A raw text inside a training text: characters [start, end) of a document of the corpus `source`.
+
+    `checks` has one string a pair written about it, in their order: the checks passed, joined by blanks.
+    """
+
+    document_id: str
+    source: str = ""
+    start: int = 0
+    end: int = 0
+    checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingText:
     """A document as the model will read it, with where each part came from.
 
-    `document_ids` are the raw documents inside; `template` names the styles drawn; `spans` cover
-    the text without gap or overlap.
+    `template` names the styles drawn and `seed` the seed of their draws; both are empty for raw text.  `spans` cover
+    the text without gap or overlap.  Serialised, spans are three columns, since there may be many: `ends`, `kinds` (a
+    letter each, see SPAN_LETTERS) and `of`.
     """
 
     id: str
     text: str
-    document_ids: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
     template: str = ""
+    seed: int | None = None
     spans: tuple[Span, ...] = ()
 
+    @property
+    def document_ids(self) -> tuple[str, ...]:
+        """The raw documents inside, each once, in order."""
+        return tuple(dict.fromkeys(origin.document_id for origin in self.origins))
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        spans = {
+            "ends": [span.end for span in self.spans],
+            "kinds": "".join(SPAN_LETTERS[span.kind] for span in self.spans),
+            "of": [span.of for span in self.spans],
+        }
+        origins = [asdict(origin) for origin in self.origins]
+        return {
+            "id": self.id,
+            "text": self.text,
+            "origins": origins,
+            "template": self.template,
+            "seed": self.seed,
+            "spans": spans,
+        }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> TrainingText:
-        spans = tuple(Span(**span) for span in row.get("spans", ()))
-        return cls(row["id"], row["text"], tuple(row.get("document_ids", ())), row.get("template", ""), spans)
+        origins = tuple(
+            Origin(**{**origin, "checks": tuple(origin.get("checks", ()))}) for origin in row.get("origins", ())
+        )
+        columns = row.get("spans", {"ends": (), "kinds": "", "of": ()})
+        starts = [0, *columns["ends"][:-1]]
+        kinds = (_SPAN_CLASSES[letter] for letter in columns["kinds"])
+        spans = tuple(map(Span, starts, columns["ends"], kinds, columns["of"]))
+        return cls(row["id"], row["text"], origins, row.get("template", ""), row.get("seed"), spans)

@@ -80,7 +80,7 @@ def _check_text(text: AugmentedText, judges: Mapping[str, Judge], dropped: list[
         verdicts = ((name, judge(pair, text)) for name, judge in judges.items())
         name, reason = next(((name, reason) for name, reason in verdicts if reason), ("", None))
         if reason is None:
-            kept.append(pair)
+            kept.append(replace(pair, checks=tuple(judges)))
         else:
             row = {"document_id": text.document_id, "start": text.start, "check": name, "reason": reason}
             dropped.append({**row, "pair": pair.to_json()})
