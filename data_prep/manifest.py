@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_prep.errors import UserError
 
-MANIFEST_FORMAT_VERSION: Final = 1
+MANIFEST_FORMAT_VERSION: Final = 2
 BLOCK_BYTES = 64 * 1024 * 1024
 ITEM_BYTES = {"uint16": 2, "int32": 4}
 
@@ -91,7 +91,10 @@ class FileHashes(_Checked):
 
 
 class InputFile(_Checked):
-    """A file the dataset was made from: its name without folders, its size [bytes] and its xxh3_128."""
+    """A file the dataset was made from: its name without folders, its size [bytes] and its hash.
+
+    The hash is xxh3_128 of the file, in format 1; of the xxh3_128 of its blocks of BLOCK_BYTES, in format 2.
+    """
 
     name: str
     bytes: int = Field(ge=0)
@@ -99,17 +102,23 @@ class InputFile(_Checked):
 
 
 class Manifest(_Checked):
-    """Everything known of one dataset.  `text_bytes` counts the UTF-8 of the documents kept, without BOS and EOD."""
+    """Everything known of one dataset.  `text_bytes` counts the UTF-8 of the documents kept, without BOS and EOD.
 
-    format_version: Literal[1] = MANIFEST_FORMAT_VERSION
+    Format 1 knew neither spans nor hashes of the side-car files.
+    """
+
+    format_version: Literal[1, 2] = MANIFEST_FORMAT_VERSION
     tokenizer: TokenizerIdentity
     dtype: Literal["uint16", "int32"]
-    documents: int = Field(ge=1)
-    tokens: int = Field(ge=1)
+    documents: int = Field(ge=0)
+    tokens: int = Field(ge=0)
     text_bytes: int = Field(ge=0)
     dropped: dict[str, int] = Field(description="reason -> documents dropped for it")
     bin: FileHashes
     idx: FileHashes
+    lineage: FileHashes | None = None
+    spans: FileHashes | None = Field(None, description="none where every text is of one class")
+    encoder: str = Field("", description="the library that encoded, with its version")
     settings: dict[str, Any]
     inputs: tuple[InputFile, ...]
     created_by: str
@@ -125,7 +134,8 @@ class Manifest(_Checked):
     @cached_property
     def data_hash(self) -> str:
         """Identity of the tokens and of their meaning; equal for two datasets that train alike."""
-        return content_hash(self.model_dump(include={"tokenizer", "dtype", "bin", "idx"}, mode="json"))
+        fields = {"tokenizer", "dtype", "bin", "idx"} | ({"spans"} if self.spans else set())
+        return content_hash(self.model_dump(include=fields, mode="json"))
 
     def write(self, prefix: Path) -> None:
         """Writes PREFIX.manifest.json, the last file of a dataset to be put in place."""
@@ -221,15 +231,6 @@ class BlockHasher:
     def _close_block(self) -> None:
         self._blocks.append(self._hasher.hexdigest())
         self._hasher.reset()
-
-
-def hash_input(path: Path) -> InputFile:
-    """Name, size and hash of a file, read in blocks."""
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            hasher.update(block)
-        return InputFile(name=path.name, bytes=file.tell(), hash=hasher.hexdigest())
 
 
 def package_version() -> str:

@@ -23,6 +23,7 @@ import zstandard
 
 from data_prep.errors import UserError
 from data_prep.records import Chain, Document
+from data_prep.shards import Slice
 
 BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -136,6 +137,29 @@ def _umask() -> int:
     return mask
 
 
+def read_slice(part: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object) of a slice of a JSONL or Parquet file.
+
+    Raises:
+        UserError: names file:line.
+    """
+    path = part.path
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path, range(part.start, part.end), part.first)
+    elif path.suffix in (".gz", ".zst"):
+        yield from _json_rows(path)
+    else:
+        with path.open("rb") as stream:
+            stream.seek(part.start)
+            left = part.end - part.start
+            for number, line in enumerate(stream, part.first):
+                where = f"{path}:{number}"
+                yield where, _json_object(where, line)
+                left -= len(line)
+                if left <= 0:
+                    break
+
+
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
 
@@ -166,22 +190,26 @@ def _json_object(where: str, line: bytes) -> dict[str, Any]:
     return row
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:row, object) of a Parquet file; rows are counted from 1."""
+def _parquet_rows(
+    path: Path, groups: Iterable[int] | None = None, first: int = 1
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:row, object) of a Parquet file, or of some row groups that begin with row `first`; counted from 1."""
     import pyarrow
     import pyarrow.parquet
 
     if not path.is_file():
         raise UserError(path, "no such file", "give the path of a .parquet file")
     try:
-        number = 0
+        number = first - 1
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
+            for batch in file.iter_batches(batch_size=1024, row_groups=None if groups is None else list(groups)):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}:{number}", {key: value for key, value in row.items() if value is not None}
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(path, f"not a Parquet file ({error})", "write it again") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(path, f"not a Parquet file, or a damaged one ({error})", "write it again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: near row {number + 1}", f"not UTF-8 ({error})", "write it again") from error
 
 
 def _document(where: str, row: dict[str, Any], text_key: str, id_key: str, source: str) -> Document:

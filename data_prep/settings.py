@@ -108,6 +108,12 @@ class IndexSettings(Settings):
     append_eod: bool = Field(True, description="end each document with the end-of-document token")
     eod_token: str | None = Field(None, description="the end-of-document token; default: the tokenizer's eos_token")
     text_key: str = Field("text", description="key of the text in each row; with another one every row is a document")
+    spans: bool = Field(True, description="write PREFIX.spans, the class of each token, where texts have classes")
+    encoder: Literal["gigatoken", "tokenizers"] = Field(
+        "gigatoken", description="what tokenizes; gigatoken is checked against tokenizers, which goes where it cannot"
+    )
+    workers: int = Field(1, ge=1, description="processes that index shards side by side [processes]")
+    shard_mib: int = Field(32, ge=1, description="input a shard is made of, cut at line ends [MiB]")
     batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
 
 

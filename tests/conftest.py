@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.indexing.ragged import ragged
 from data_prep.indexing.writer import IndexedDatasetWriter
 from data_prep.manifest import Manifest, TokenizerIdentity
 
@@ -32,8 +33,7 @@ def write_dataset() -> WriteDataset:
         policy = {"prepend_bos": False, "append_eod": True}
         tokenizer = TokenizerIdentity(**{**defaults, **policy, **identity})
         with IndexedDatasetWriter(prefix, tokenizer.vocab_size) as writer:
-            for document in documents:
-                writer.add_document(np.array(document))
+            writer.add_documents(ragged([np.array(document, np.int64) for document in documents]))
             bin_hashes, idx_hashes = writer.finish()
             writer.commit()
         manifest = Manifest(

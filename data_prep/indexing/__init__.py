@@ -3,10 +3,17 @@
 `index` writes, in this order of renames, beside each other:
 
     PREFIX.lineage.parquet   one row a document, back to what it was made from   (lineage.py)
+    PREFIX.spans             the class of each token, where texts have classes   (spans.py)
     PREFIX.bin, PREFIX.idx   token ids and their index, Megatron's format        (writer.py, reader.py)
     PREFIX.manifest.json     tokenizer, policy, counts and hashes                (data_prep/manifest.py)
 
-`verify` holds the four against each other later.  A dataset is immutable: a blend remembers its
+A row of the input becomes a document on this way:
+
+    build.py    cut the input into slices (data_prep/shards.py), one shard each; merge them (merge.py)
+    shard.py    rows -> batches (rows.py) -> tokens and their classes (documents.py) -> a dataset (parts.py)
+    documents   tokenizer.py, encoder.py (ids), offsets.py (where tokens start), spans.py (their classes)
+
+`verify` holds the files against each other later.  A dataset is immutable: a blend remembers its
 hash, so data written again at the same prefix is refused there, and grown data is a new source.
 """
 
@@ -27,11 +34,11 @@ def index(
     prefix: Path,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """Tokenizes JSONL of TrainingText, or of rows with a text, into the dataset at `prefix`.
+    """Tokenizes JSONL or Parquet of TrainingText, or of rows with a text, into the dataset at `prefix`.
 
     A row without an id goes by its file and line.  Texts are tokenized whole; blank ones are dropped and counted.
     The documents keep the order of `inputs`.  `progress` is called with the number of documents read since its last
-    call.
+    call.  A run that was killed goes on where it was, and gives the same bytes.
     Errors: a UserError for a bad input line, a missing tokenizer, inputs without any text, or a full disk;
     nothing is left at `prefix` then, and an older dataset there stays as it was.
     """

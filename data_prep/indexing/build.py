@@ -1,33 +1,33 @@
-"""Training text -> PREFIX.bin/.idx with lineage and manifest: the work behind `index`."""
+"""Training text -> a dataset: cut the input into slices, index each as a shard, merge the shards.
+
+The shards stand in PREFIX.shards/ until the dataset is in place.  A run that is ended goes on with the shards that
+are not done; one with other input, settings or tokenizer starts anew.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import batched
+import fcntl
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+
+import orjson
 
 from data_prep.errors import UserError
-from data_prep.indexing.lineage import LineageWriter
-from data_prep.indexing.tokenizer import ControlTokenError, TextTokenizer, load_tokenizer
-from data_prep.indexing.writer import IndexedDatasetWriter
-from data_prep.manifest import Manifest, hash_input, manifest_path, package_version
-from data_prep.readers import read_jsonl
-from data_prep.records import TrainingText
+from data_prep.indexing.merge import merge
+from data_prep.indexing.shard import ShardIndexer, ShardTask, recorded
+from data_prep.indexing.tokenizer import load_tokenizer
+from data_prep.manifest import Manifest, content_hash, manifest_path, package_version, read_manifest, write_json
+from data_prep.memory import give_back
 from data_prep.settings import IndexSettings
+from data_prep.shards import Plan, plan, run_tasks
 
-# Settings that leave no trace in the dataset: a folder of this machine (its fingerprint is recorded), and speed.
-NOT_RECORDED = {"tokenizer", "batch_size"}
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
-
-
-class _Item(NamedTuple):
-    """A text and the file it came from."""
-
-    text: TrainingText
-    file: Path
 
 
 def build(
@@ -35,82 +35,61 @@ def build(
 ) -> Manifest:
     """See `data_prep.indexing.index`."""
     tokenizer = load_tokenizer(tokenizer_dir, settings)
+    give_back()
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    dropped, text_bytes = Counter[str](empty=0), 0
-    with IndexedDatasetWriter(prefix, tokenizer.identity.vocab_size) as writer, LineageWriter(prefix) as lineage:
-        for batch in batched(_read(inputs, settings.text_key), settings.batch_size):
-            for item, tokens in zip(batch, _encode(tokenizer, batch), strict=True):
-                if not tokens.size:
-                    dropped["empty"] += 1
-                    continue
-                lineage.add(item.text, item.file.name, writer.tokens, tokens.size)
-                writer.add_document(tokens)
-                text_bytes += len(item.text.text.encode())
-            if progress:
-                progress(len(batch))
-        if not writer.documents:
-            raise UserError(", ".join(map(str, inputs)), "no document with text in it", "nothing was written")
-        bin_hashes, idx_hashes = writer.finish()
-        manifest = Manifest(
-            tokenizer=tokenizer.identity,
-            dtype=writer.dtype,
-            documents=writer.documents,
-            tokens=writer.tokens,
-            text_bytes=text_bytes,
-            dropped=dict(dropped),
-            bin=bin_hashes,
-            idx=idx_hashes,
-            settings=settings.model_dump(mode="json", exclude=NOT_RECORDED),
-            inputs=tuple(hash_input(path) for path in inputs),
-            created_by=package_version(),
-        )
-        _put_in_place(prefix, writer, lineage, manifest)
+    with _shard_folder(prefix) as folder:
+        cut = plan(inputs, settings.shard_mib << 20, settings.workers)
+        identity = [tokenizer.identity.model_dump(), recorded(settings), package_version(), _shape(cut)]
+        tasks = [ShardTask(part, folder / f"{number:05d}") for number, part in enumerate(cut.slices)]
+        open_tasks = _not_done(folder, tasks, content_hash({"job": identity}))
+        try:
+            for manifest in run_tasks(ShardIndexer(tokenizer, settings), open_tasks, settings.workers):
+                if progress:
+                    progress(manifest.documents + sum(manifest.dropped.values()))
+            shards = [task.prefix for task in tasks if read_manifest(task.prefix).documents]
+            if not shards:
+                raise UserError(", ".join(map(str, inputs)), "no document with text in it", "nothing was written")
+        except UserError:
+            shutil.rmtree(folder)  # a shard is of no use once the input is mended
+            raise
+        except BrokenProcessPool as error:
+            mend = "run again, with fewer workers if memory was short: what is done is kept"
+            raise UserError(prefix, "one of the workers was killed", mend) from error
+        empty = sum(read_manifest(task.prefix).dropped["empty"] for task in tasks if task.prefix not in shards)
+        resumed = len(open_tasks) < len(tasks)  # what another run left is read again before it is trusted
+        manifest = merge(shards, prefix, recorded(settings), cut.inputs, {"empty": empty}, check=resumed)
+        shutil.rmtree(folder)
     return manifest
 
 
-def _put_in_place(prefix: Path, writer: IndexedDatasetWriter, lineage: LineageWriter, manifest: Manifest) -> None:
-    """A crash at any point leaves the old dataset, the new one, or files that no manifest vouches for."""
-    lineage.finish()  # whatever can fail for want of room comes before the old manifest goes
-    manifest_path(prefix).unlink(missing_ok=True)
-    lineage.commit()
-    writer.commit()
-    manifest.write(prefix)
-
-
-def _read(inputs: Sequence[Path], text_key: str) -> Iterator[_Item]:
-    for path in inputs:
-        for number, row in enumerate(read_jsonl(path), start=1):
-            yield _Item(_training_text(row, path, number, text_key), path)
-
-
-def _training_text(row: Mapping[str, Any], path: Path, number: int, text_key: str) -> TrainingText:
-    """A TrainingText, or a Document as the training text it is without pairs; one without an id is FILE:LINE."""
-    where = f"{path}:{number}"
-    if not isinstance(row.get(text_key), str):
-        found = f"it is of type {type(row[text_key]).__name__}" if text_key in row else "no such key"
-        raise UserError(where, f"expected a string under '{text_key}', {found}", "name the text key, or mend the line")
-    if text_key == "text" and "document_ids" in row:
+@contextmanager
+def _shard_folder(prefix: Path) -> Iterator[Path]:
+    """PREFIX.shards, which one run at a time may use."""
+    folder = prefix.with_name(prefix.name + ".shards")
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         try:
-            return TrainingText.from_json(row)
-        except (KeyError, TypeError) as error:
-            mend = "give the output of `ipt data render`"
-            raise UserError(where, f"not a training text ({error})", mend) from error
-    identifier = row.get("id")
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
-        raise UserError(
-            where, f"'id' is of type {type(identifier).__name__}", "give a string or a whole number, or none"
-        )
-    name = f"{path.name}:{number}" if identifier in (None, "") else str(identifier)
-    return TrainingText(name, row[text_key], (name,))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(prefix, "another run is writing this dataset", "wait for it, or end it") from error
+        yield folder
 
 
-def _encode(tokenizer: TextTokenizer, batch: Sequence[_Item]) -> list[Any]:
-    """Tokens of each text of a batch; length 0 for one that is empty or blank."""
-    texts = [item.text.text if not item.text.text.isspace() else "" for item in batch]
-    try:
-        return tokenizer.encode_batch(texts)
-    except ControlTokenError as error:
-        item = batch[error.index]
-        problem = "an unknown character would become a control token"
-        mend = "use a tokenizer that covers every byte, or name another eod_token"
-        raise UserError(f"{item.file}: document '{item.text.id}'", problem, mend) from error
+def _shape(cut: Plan) -> list[object]:
+    """What the shards depend on, without the folders of this machine."""
+    slices = [[part.path.name, part.start, part.end, part.first] for part in cut.slices]
+    return [[file.model_dump() for file in cut.inputs], slices]
+
+
+def _not_done(folder: Path, tasks: Sequence[ShardTask], job: str) -> list[ShardTask]:
+    """The tasks whose shards are not in place; those of another job are thrown away."""
+    path = folder / "job.json"
+    if not path.is_file() or orjson.loads(path.read_bytes()) != {"job": job}:
+        for file in folder.iterdir():
+            if file.name != "lock":
+                file.unlink()
+        write_json(path, {"job": job})
+    waiting = [task for task in tasks if not manifest_path(task.prefix).is_file()]
+    if len(waiting) < len(tasks):
+        logger.info("%d of %d shards are there already", len(tasks) - len(waiting), len(tasks))
+    return waiting

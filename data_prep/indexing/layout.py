@@ -1,4 +1,4 @@
-"""Megatron's .bin/.idx layout: file names, header and dtype codes, shared by reader and writer.
+"""Megatron's .bin/.idx layout, and the names of all files of a dataset; shared by readers and writers.
 
 Source: megatron/core/datasets/indexed_dataset.py (`DType`, `_IndexWriter`).  `.bin` is the token
 ids, C order, no header.  `.idx` is the header, then int32 lengths and int64 byte offsets of the
@@ -10,6 +10,10 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+
+from data_prep.errors import UserError
 
 MAGIC = b"MMIDIDX\x00\x00"
 IDX_VERSION = 1
@@ -35,3 +39,25 @@ def bin_path(prefix: Path) -> Path:
 def idx_path(prefix: Path) -> Path:
     """PREFIX.idx."""
     return prefix.with_name(prefix.name + ".idx")
+
+
+def lineage_path(prefix: Path) -> Path:
+    """PREFIX.lineage.parquet."""
+    return prefix.with_name(prefix.name + ".lineage.parquet")
+
+
+def spans_path(prefix: Path) -> Path:
+    """PREFIX.spans."""
+    return prefix.with_name(prefix.name + ".spans")
+
+
+def map_file(path: Path) -> np.ndarray:
+    """The bytes of a file, uint8, read-only; an array made of it keeps the map alive.
+
+    Errors: a UserError if there is none.  (An empty file cannot be mapped, and gives an empty array.)
+    """
+    if not path.is_file():
+        raise UserError(path, "no such file", "write the dataset again with `ipt data index`")
+    if path.stat().st_size == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, mode="r").view(np.ndarray)

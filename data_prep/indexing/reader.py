@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import UserError
-from data_prep.indexing.layout import DTYPES, HEADER, IDX_VERSION, MAGIC, bin_path, idx_path
+from data_prep.indexing.layout import (
+    DTYPES,
+    HEADER,
+    IDX_VERSION,
+    MAGIC,
+    bin_path,
+    idx_path,
+    lineage_path,
+    map_file,
+    spans_path,
+)
 from data_prep.manifest import Manifest, read_manifest
 
 _MEND = "write the dataset again with `ipt data index`"
@@ -28,7 +38,7 @@ class IndexedDatasetReader:
         """Errors: a UserError naming the file that is missing, of another format, cut short or too long."""
         self.prefix = prefix
         idx = idx_path(prefix)
-        raw = _map(idx)
+        raw = map_file(idx)
         if len(raw) < HEADER.size:
             raise UserError(idx, f"{len(raw)} bytes are too few for a header", _MEND)
         magic, version, code, sequences, boundaries = HEADER.unpack(raw[: HEADER.size].tobytes())
@@ -51,7 +61,7 @@ class IndexedDatasetReader:
 
     def _map_ids(self) -> np.ndarray:
         path = bin_path(self.prefix)
-        raw = _map(path)
+        raw = map_file(path)
         expected = int(self._pointers[-1]) + int(self._lengths[-1]) * self.dtype.itemsize if len(self._lengths) else 0
         if len(raw) != expected:
             raise UserError(path, f"{len(raw)} bytes where the .idx announces {expected}", _MEND)
@@ -69,10 +79,12 @@ class IndexedDatasetReader:
             raise IndexError(f"tokens [{offset}, {offset + length}) of a document of {stop - start}")
         return self._ids[start + offset : start + offset + length]
 
-    def document_lengths(self) -> np.ndarray:
-        """Tokens of each document, int64 [documents]; one pass over the .idx."""
-        totals = np.concatenate(([0], np.cumsum(self._lengths, dtype=np.int64)))
-        return np.diff(totals[self._boundaries])
+    def document_lengths(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Tokens of documents [start, stop), by default of all: int64."""
+        boundaries = self._boundaries[start : (self.documents if stop is None else stop) + 1]
+        lengths = self._lengths[boundaries[0] : boundaries[-1]]
+        totals = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        return np.diff(totals[boundaries - boundaries[0]])
 
     def check_layout(self) -> None:
         """Goes through the whole .idx: sequences follow each other without gap, documents in order.
@@ -103,24 +115,19 @@ class IndexedDatasetReader:
 def open_dataset(prefix: Path, every_block: bool = False) -> tuple[Manifest, IndexedDatasetReader]:
     """A dataset with the manifest that vouches for it.
 
-    Without `every_block` only sizes, header, and the first and last 64 MiB of each file are held
-    against the manifest, which is what opening can afford; see `data_prep.indexing.verify`.
+    Without `every_block` only sizes, header, and the first and last 64 MiB of .bin and .idx are held
+    against the manifest, which is what opening can afford; with it all of all files (see `data_prep.indexing.verify`).
     Errors: a UserError naming the file that is missing, damaged, stale or foreign.
     """
     manifest = read_manifest(prefix)
     manifest.bin.check(bin_path(prefix), every_block)
     manifest.idx.check(idx_path(prefix), every_block)
+    if every_block:
+        for hashes, path in ((manifest.lineage, lineage_path(prefix)), (manifest.spans, spans_path(prefix))):
+            if hashes is not None:
+                hashes.check(path, every_block)
     reader = IndexedDatasetReader(prefix)
     found = (reader.documents, reader.tokens, reader.dtype)
     if found != (manifest.documents, manifest.tokens, np.dtype(manifest.dtype)):
         raise UserError(idx_path(prefix), f"documents, tokens and dtype are {found}, unlike its manifest", _MEND)
     return manifest, reader
-
-
-def _map(path: Path) -> np.ndarray:
-    """The bytes of a file, uint8; an empty file cannot be mapped."""
-    if not path.is_file():
-        raise UserError(path, "no such file", _MEND)
-    if path.stat().st_size == 0:
-        return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, mode="r").view(np.ndarray)

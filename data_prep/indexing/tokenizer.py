@@ -12,8 +12,9 @@ Added tokens that are neither special nor named as control tokens are text (GPT-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import orjson
 from tokenizers import Tokenizer
 
 from data_prep.errors import UserError, nearest
+from data_prep.indexing.spelling import Spelling, spelling_of, with_every_byte
 from data_prep.manifest import TokenizerIdentity
 from data_prep.settings import IndexSettings
 
@@ -30,14 +32,24 @@ CONTROL_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token",
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """Encodes documents; made by `load_tokenizer`.
+    """Encodes documents; made by `load_tokenizer`, and light enough to be sent to a worker process.
 
-    `forbidden` [vocab_size] marks BOS, EOS and EOD, which no text may yield.
+    `spec` is a tokenizer.json in which no text spells a control token, `fast_spec` the same for gigatoken; `control`
+    are the ids of those tokens by their true names.  `forbidden` [vocab_size] marks BOS, EOS and EOD, which no text
+    may yield.  `spelling` says what the tokens spell.
     """
 
     identity: TokenizerIdentity
-    encoder: Tokenizer
+    spec: bytes
+    fast_spec: bytes
+    control: Mapping[str, int]
     forbidden: np.ndarray
+    spelling: Spelling
+
+    @cached_property
+    def encoder(self) -> Tokenizer:
+        """The tokenizers library over `spec`."""
+        return Tokenizer.from_str(self.spec.decode())
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids (int64) of each text as a document: BOS if the policy says so, the text, EOD.
@@ -92,7 +104,15 @@ def load_tokenizer(directory: Path, settings: IndexSettings) -> TextTokenizer:
     control = special | set(named.values()) | {token for token in tokens.values() if token is not None}
     forbidden = np.zeros(identity.vocab_size, np.bool_)
     forbidden[[token for token in ids.values() if token is not None]] = True
-    return TextTokenizer(identity, _parse(without_control_tokens(spec, control), directory), forbidden)
+    known = {token: place for token in sorted(control) if (place := tokenizer.token_to_id(token)) is not None}
+    del tokenizer  # a hundred megabytes with a large vocabulary
+    encoding = without_control_tokens(spec, control)
+    _parse(encoding, directory)
+    spelling = spelling_of(encoding, identity.vocab_size)
+    fast = encoding if spelling.every_byte else with_every_byte(encoding, identity.vocab_size)
+    raw = orjson.dumps(encoding)
+    fast_raw = raw if fast is encoding else orjson.dumps(fast)
+    return TextTokenizer(identity, raw, fast_raw, known, forbidden, spelling)
 
 
 def check_tokenizer(directory: Path, identity: TokenizerIdentity, where: object) -> None:

@@ -6,7 +6,7 @@ Each document is one sequence of Megatron's.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Buffer
+from collections.abc import Buffer, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from data_prep.indexing.layout import (
     idx_path,
     optimal_dtype,
 )
+from data_prep.indexing.ragged import Ragged
 from data_prep.manifest import BlockHasher, FileHashes, commit, partial_path
 
 # Documents whose offsets are computed at once: bounds the memory of the index pass.
@@ -33,7 +34,7 @@ _CHUNK = 1 << 20
 class IndexedDatasetWriter:
     """A context that writes one dataset; leaving it without `commit` leaves nothing behind.
 
-    `add_document` as often as needed, then `finish` (hashes), then `commit` (renames, .idx last).
+    `add_documents` as often as needed, then `finish` (hashes), then `commit` (renames, .idx last).
     """
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
@@ -59,21 +60,25 @@ class IndexedDatasetWriter:
     ) -> None:
         self._stack.close()
 
-    def add_document(self, tokens: np.ndarray) -> None:
-        """Appends one document: ids, [length] integers in [0, vocab_size).  Errors: a ValueError outside that."""
-        if tokens.size == 0 or tokens.min() < 0 or tokens.max() >= self.vocab_size:
+    def add_documents(self, documents: Ragged) -> None:
+        """Appends documents of one token or more, each id in [0, vocab_size).  Errors: a ValueError outside that."""
+        tokens, lengths = documents.values, documents.lengths()
+        if not lengths.size:
+            return
+        if lengths.min() < 1 or tokens.min() < 0 or tokens.max() >= self.vocab_size:
             raise ValueError(f"a document needs one token or more, each in [0, {self.vocab_size})")
         data = np.ascontiguousarray(tokens, np.dtype(self.dtype).newbyteorder("<"))
         self._bin.write(data)
         self._hasher.update(data)
-        self._lengths.append(data.size)
+        self._lengths.frombytes(lengths.astype("i4").tobytes())
         self.tokens += data.size
 
     def finish(self) -> tuple[FileHashes, FileHashes]:
         """Closes .bin, writes .idx beside it, and gives the hashes of both; nothing is in place yet."""
         self._bin.close()
         with partial_path(idx_path(self.prefix)).open("wb") as file:
-            idx = _write_idx(file, np.frombuffer(self._lengths, np.int32), self.dtype)
+            lengths = np.frombuffer(self._lengths, np.int32)
+            idx = write_idx(file, lambda: iter([lengths]), len(lengths), self.dtype)
         return self._hasher.finish(), idx
 
     def commit(self) -> None:
@@ -82,22 +87,26 @@ class IndexedDatasetWriter:
             commit(partial_path(path), path)
 
 
-def _write_idx(file: BinaryIO, lengths: np.ndarray, dtype: TokenDtype) -> FileHashes:
+def write_idx(
+    file: BinaryIO, lengths: Callable[[], Iterator[np.ndarray]], documents: int, dtype: TokenDtype
+) -> FileHashes:
+    """The index of documents whose lengths [tokens] come in parts, twice; in bounded memory."""
     hasher = BlockHasher()
 
     def put(data: Buffer) -> None:
         file.write(data)
         hasher.update(data)
 
-    documents = len(lengths)
     put(HEADER.pack(MAGIC, IDX_VERSION, DTYPE_CODES[dtype], documents, documents + 1))
-    put(lengths.astype("<i4", copy=False))
+    for part in lengths():
+        put(np.ascontiguousarray(part, "<i4"))
     start = 0
-    for chunk in range(0, documents, _CHUNK):
-        sizes = lengths[chunk : chunk + _CHUNK].astype(np.int64) * np.dtype(dtype).itemsize
-        ends = start + np.cumsum(sizes)
-        put((ends - sizes).astype("<i8", copy=False))
-        start = int(ends[-1])
+    for part in lengths():
+        for chunk in range(0, len(part), _CHUNK):
+            sizes = part[chunk : chunk + _CHUNK].astype(np.int64) * np.dtype(dtype).itemsize
+            ends = start + np.cumsum(sizes)
+            put((ends - sizes).astype("<i8", copy=False))
+            start = int(ends[-1])
     for chunk in range(0, documents + 1, _CHUNK):
         put(np.arange(chunk, min(chunk + _CHUNK, documents + 1), dtype="<i8"))
     return hasher.finish()

@@ -1,0 +1,166 @@
+"""A batch of texts -> the documents of a dataset: token ids with BOS and EOD, and the class of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from data_prep.draws import draw
+from data_prep.errors import UserError
+from data_prep.indexing.encoder import Encoder
+from data_prep.indexing.offsets import TokenOffsets
+from data_prep.indexing.ragged import Ragged, ragged
+from data_prep.indexing.rows import Batch, has_spans, span_columns
+from data_prep.indexing.spans import CONTROL, CharacterSpans, Runs, byte_ends, plain_runs, token_runs
+from data_prep.indexing.tokenizer import TextTokenizer
+from data_prep.manifest import TokenizerIdentity
+
+# Of each batch a piece of one text is encoded by the oracle as well [characters].
+CHECKED_CHARACTERS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """`kept` are the places of the batch's texts that have a token; `tokens` and `runs` are of those only."""
+
+    kept: Sequence[int]
+    tokens: Ragged
+    runs: Runs
+    text_bytes: int
+
+
+class DocumentMaker:
+    """Makes documents of texts by one tokenizer and its policy."""
+
+    def __init__(self, tokenizer: TextTokenizer, encoder: Encoder) -> None:
+        self._tokenizer, self._encoder = tokenizer, encoder
+        identity = tokenizer.identity
+        self._before, self._after = int(identity.prepend_bos), int(identity.append_eod)
+
+    @cached_property
+    def _offsets(self) -> TokenOffsets:
+        return TokenOffsets(self._tokenizer)
+
+    def make(self, batch: Batch, text_key: str) -> Documents:
+        """The documents of a batch.
+
+        Errors: a UserError naming file and line of a text that would yield a control id, of spans that do not fit
+        their text, or of a text on which encoder and oracle disagree.
+        """
+        blobs = [text.encode() for text in batch.texts]
+        spans = span_columns(batch, text_key) if has_spans(batch, text_key) else None
+        if spans is not None and (spans.classes == CONTROL).any():
+            tokens, starts = self._with_control(batch, spans)
+        else:
+            tokens, starts = self._encode(batch.texts, blobs, batch.where), None
+            self._check_piece(batch)
+        kept = np.flatnonzero(tokens.lengths())
+        runs = self._runs(batch, blobs, tokens, starts, spans)
+        if len(kept) < len(blobs):
+            tokens, blobs = Ragged(tokens.values, tokens.bounds[np.append(kept, -1)]), [blobs[index] for index in kept]
+        documents = surround(tokens, self._tokenizer.identity)
+        return Documents(kept.tolist(), documents, runs, sum(map(len, blobs)))
+
+    def _runs(
+        self,
+        batch: Batch,
+        blobs: Sequence[bytes],
+        tokens: Ragged,
+        starts: Ragged | None,
+        spans: CharacterSpans | None,
+    ) -> Runs:
+        """The runs of those texts that have a token; `starts` are their first characters, where known already."""
+        if spans is None:
+            lengths = tokens.lengths()
+            return plain_runs(lengths[lengths > 0] + self._before + self._after, self._before, self._after)
+        ends = spans.ends
+        if starts is None:
+            starts = self._offsets.starts(tokens, batch.texts, blobs)
+            ends = byte_ends(spans, blobs, np.array([len(text) for text in batch.texts]))
+        return token_runs(spans, ends, starts, self._before, self._after)
+
+    def _encode(self, texts: Sequence[str], blobs: Sequence[bytes], where: Sequence[str]) -> Ragged:
+        tokens = self._encoder.encode(texts, blobs)
+        wrong = np.flatnonzero(self._tokenizer.forbidden[tokens.values])
+        if wrong.size:
+            index = int(np.searchsorted(tokens.bounds, wrong[0], side="right")) - 1
+            problem = "an unknown character would become a control token"
+            mend = "use a tokenizer that covers every byte, or name another eod_token"
+            raise UserError(where[index], problem, mend)
+        return tokens
+
+    def _check_piece(self, batch: Batch) -> None:
+        """Holds a piece of a drawn text, from a drawn place on, against the oracle."""
+        if not batch.texts:
+            return
+        number = draw(0, batch.where[0], "oracle")
+        index = number % len(batch.texts)
+        text = batch.texts[index]
+        start = (number >> 32) % max(1, len(text) - CHECKED_CHARACTERS + 1)
+        self._encoder.check(text[start : start + CHECKED_CHARACTERS], batch.where[index])
+
+    def _with_control(self, batch: Batch, spans: CharacterSpans) -> tuple[Ragged, Ragged]:
+        """Tokens and their first characters, where spans of class control stand for control tokens."""
+        tokens, starts, stops = [], [], np.cumsum(spans.counts)
+        for index, text in enumerate(batch.texts):
+            part = slice(stops[index] - spans.counts[index], stops[index])
+            ids, places = self._one_with_control(text, spans.ends[part], spans.classes[part], batch.where[index])
+            tokens.append(ids)
+            starts.append(places)
+        return ragged(tokens), ragged(starts)
+
+    def _one_with_control(
+        self, text: str, ends: np.ndarray, classes: np.ndarray, where: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        ids, starts = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
+        for start, end, control in pieces(ends, classes == CONTROL):
+            piece = text[start:end]
+            if control:
+                if piece not in self._tokenizer.control:
+                    mend = "render the chat template with the tokenizer that indexes"
+                    raise UserError(where, f"'{piece}' is no control token of this tokenizer", mend)
+                found, places = np.array([self._tokenizer.control[piece]], np.uint32), np.zeros(1, np.int64)
+            else:
+                blob = piece.encode()
+                encoded = self._encode([piece], [blob], [where])
+                found = encoded.values
+                first_bytes = self._offsets.starts(encoded, [piece], [blob]).values
+                lead = (np.frombuffer(blob, np.uint8) & 0xC0) != 0x80
+                places = np.cumsum(lead)[first_bytes] - 1
+            ids.append(found)
+            starts.append(places + start)
+        return np.concatenate(ids), np.concatenate(starts)
+
+
+def pieces(ends: np.ndarray, control: np.ndarray) -> list[tuple[int, int, bool]]:
+    """(start, end, control) of the parts of a text that are encoded one by one: each control span, and all between."""
+    found: list[tuple[int, int, bool]] = []
+    start = 0
+    for end, is_control in zip(ends.tolist(), control.tolist(), strict=True):
+        if found and not is_control and not found[-1][2]:
+            found[-1] = (found[-1][0], end, False)
+        else:
+            found.append((start, end, is_control))
+        start = end
+    return found
+
+
+def surround(tokens: Ragged, identity: TokenizerIdentity) -> Ragged:
+    """The documents of some texts: BOS and EOD around each, as the policy says; int64."""
+    before, after = int(identity.prepend_bos), int(identity.append_eod)
+    bounds = tokens.bounds + (before + after) * np.arange(len(tokens.bounds))
+    if not before and not after:
+        return tokens
+    values = np.empty(bounds[-1], np.uint32)
+    inside = np.ones(bounds[-1], bool)
+    if before:
+        values[bounds[:-1]] = identity.bos_id
+        inside[bounds[:-1]] = False
+    if after:
+        values[bounds[1:] - 1] = identity.eod_id
+        inside[bounds[1:] - 1] = False
+    values[inside] = tokens.values
+    return Ragged(values, bounds)

@@ -1,0 +1,141 @@
+"""Datasets -> one dataset with their documents in order: shards of one corpus, or what a user puts together.
+
+They must agree in tokenizer, dtype, and policy on BOS and EOD.  Everything streams: memory does not grow with size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_prep.errors import UserError
+from data_prep.indexing.layout import bin_path
+from data_prep.indexing.lineage import lineage_groups
+from data_prep.indexing.parts import DatasetWriter
+from data_prep.indexing.ragged import Ragged
+from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
+from data_prep.indexing.spans import Runs, SpansReader, plain_runs
+from data_prep.manifest import InputFile, Manifest, package_version
+
+# Documents, and tokens, copied at once.
+_DOCUMENTS = 1 << 14
+_TOKENS = 1 << 20
+
+
+def merge(
+    prefixes: Sequence[Path],
+    out: Path,
+    settings: dict[str, Any] | None = None,
+    inputs: Sequence[InputFile] | None = None,
+    dropped: Mapping[str, int] | None = None,
+    check: bool = True,
+) -> Manifest:
+    """Writes the dataset `out`, and gives its manifest.
+
+    `settings` and `inputs` are recorded in it; by default those of the datasets, one after the other.  `dropped` is
+    added to what the datasets dropped.  Without `check` their hashes are taken as right.
+    Errors: a UserError naming a dataset that is damaged, or unlike the first, and in what.
+    """
+    opened = [open_dataset(prefix, every_block=check) for prefix in prefixes]
+    if not opened:
+        raise UserError(out, "there is nothing to merge", "name two datasets or more")
+    if out in prefixes:
+        raise UserError(out, "it is one of the datasets to merge", "give another prefix")
+    first = opened[0][0]
+    for prefix, (manifest, _) in zip(prefixes, opened, strict=True):
+        _check_alike(prefix, manifest, prefixes[0], first)
+    with_spans = any(manifest.spans for manifest, _ in opened)
+    all_dropped = Counter[str](dropped or {})
+    with DatasetWriter(out, first.tokenizer.vocab_size) as writer:
+        for prefix, (manifest, reader) in zip(prefixes, opened, strict=True):
+            _copy(prefix, manifest, reader, writer)
+            all_dropped.update(manifest.dropped)
+        files = writer.finish(with_spans)
+        merged = Manifest(
+            tokenizer=first.tokenizer,
+            documents=writer.documents,
+            tokens=writer.tokens,
+            text_bytes=sum(manifest.text_bytes for manifest, _ in opened),
+            dropped=dict(all_dropped),
+            **files,
+            encoder=", ".join(sorted({manifest.encoder for manifest, _ in opened})),
+            settings=first.settings if settings is None else settings,
+            inputs=tuple(file for manifest, _ in opened for file in manifest.inputs) if inputs is None else inputs,
+            created_by=package_version(),
+        )
+        writer.commit(merged)
+    return merged
+
+
+def _check_alike(prefix: Path, manifest: Manifest, first_prefix: Path, first: Manifest) -> None:
+    names = {"dtype": (manifest.dtype, first.dtype)}
+    ours, theirs = manifest.tokenizer.model_dump(), first.tokenizer.model_dump()
+    names |= {name: (ours[name], theirs[name]) for name in ours}
+    for name, (here, there) in names.items():
+        if here != there:
+            problem = f"its {name} is {here}, and that of {first_prefix} is {there}"
+            raise UserError(prefix, problem, "index both with the same tokenizer and settings")
+
+
+def _copy(prefix: Path, manifest: Manifest, reader: IndexedDatasetReader, writer: DatasetWriter) -> None:
+    policy = manifest.tokenizer
+    before, after = int(policy.prepend_bos), int(policy.append_eod)
+    spans = SpansReader(prefix) if manifest.spans else None
+    rows = _Rows(prefix, writer.tokens)
+    with bin_path(prefix).open("rb") as file:
+        for start, lengths in _chunks(reader):
+            bounds = np.concatenate(([0], np.cumsum(lengths)))
+            # Read, not mapped: pages of a map would count as memory of this process.
+            tokens = Ragged(np.fromfile(file, reader.dtype, int(bounds[-1])), bounds)
+            stop = start + len(lengths)
+            runs = _runs(spans, start, stop) if spans else plain_runs(lengths, before, after)
+            writer.add(tokens, runs, rows.take(len(lengths)))
+
+
+def _chunks(reader: IndexedDatasetReader) -> Iterator[tuple[int, np.ndarray]]:
+    """(first document, lengths) of documents to copy at once."""
+    for first in range(0, reader.documents, _DOCUMENTS):
+        lengths = reader.document_lengths(first, min(first + _DOCUMENTS, reader.documents))
+        start = 0
+        while start < len(lengths):
+            fit = int(np.searchsorted(np.cumsum(lengths[start:]), _TOKENS, side="right"))
+            stop = start + max(1, fit)
+            yield first + start, lengths[start:stop]
+            start = stop
+
+
+def _runs(spans: SpansReader, start: int, stop: int) -> Runs:
+    bounds = spans.bounds[start : stop + 1]
+    part = slice(int(bounds[0]), int(bounds[-1]))
+    return Runs(np.diff(bounds), spans.ends[part], spans.of[part], spans.classes[part])
+
+
+class _Rows:
+    """The lineage of a dataset, a number of rows at a time, its tokens counted from `first_token` on."""
+
+    def __init__(self, prefix: Path, first_token: int) -> None:
+        self._groups = lineage_groups(prefix)
+        self._first_token = first_token
+        self._prefix = prefix
+        self._waiting: pa.Table | None = None
+
+    def take(self, count: int) -> pa.Table:
+        """The next `count` rows.  Errors: a UserError if there are fewer."""
+        while self._waiting is None or self._waiting.num_rows < count:
+            group = next(self._groups, None)
+            if group is None:
+                mend = "write the dataset again with `ipt data index`"
+                raise UserError(self._prefix, "its lineage has fewer rows than it has documents", mend)
+            place = group.schema.get_field_index("first_token")
+            moved = pc.add(group["first_token"], self._first_token)
+            group = group.set_column(place, group.schema.field(place), moved)
+            self._waiting = group if self._waiting is None else pa.concat_tables([self._waiting, group])
+        taken = self._waiting.slice(0, count)
+        self._waiting = self._waiting.slice(count)
+        return taken

@@ -1,0 +1,184 @@
+"""Rows of JSONL or Parquet -> a batch of texts with the columns of their lineage and of their spans.
+
+A row is a TrainingText, or any object with a text: a document, which is the training text it is without pairs.
+A text is batched column by column, since a corpus has too many for an object each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.errors import UserError
+from data_prep.indexing.lineage import ORIGIN
+from data_prep.indexing.spans import LETTERS, CharacterSpans
+
+# A batch ends when its texts are this long together [characters].
+BATCH_CHARACTERS = 1 << 20
+
+Row = Mapping[str, Any]
+_CODES = np.full(256, 255, np.uint8)
+_CODES[list(LETTERS.encode())] = range(len(LETTERS))
+_RENDERED = "give the output of `ipt data render`"
+
+
+@dataclass(slots=True)
+class Batch:
+    """Texts that are encoded together; `where` (FILE:LINE) and `rows` go with them, one by one."""
+
+    where: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    characters: int = 0
+    blank: int = 0
+    read: int = 0
+
+
+def batches(rows: Iterable[tuple[str, Row]], text_key: str, size: int) -> Iterator[Batch]:
+    """Batches of at most `size` texts; blank texts are only counted.
+
+    Errors: a UserError naming file and line, for a row without a string under `text_key`.
+    """
+    batch = Batch()
+    for where, row in rows:
+        text = row.get(text_key)
+        if not isinstance(text, str):
+            found = f"it is of type {type(text).__name__}" if text_key in row else "no such key"
+            raise UserError(
+                where, f"expected a string under '{text_key}', {found}", "name the text key, or mend the line"
+            )
+        batch.read += 1
+        if not text or text.isspace():
+            batch.blank += 1
+            continue
+        batch.where.append(where)
+        batch.rows.append(row)
+        batch.texts.append(text)
+        batch.characters += len(text)
+        if len(batch.texts) == size or batch.characters >= BATCH_CHARACTERS:
+            yield batch
+            batch = Batch()
+    if batch.read:
+        yield batch
+
+
+def is_training_text(row: Row, text_key: str) -> bool:
+    """Whether a row says where it came from; under another text key it is a document, whatever else it holds."""
+    return text_key == "text" and "origins" in row
+
+
+def lineage_columns(batch: Batch, kept: Sequence[int], text_key: str, source_file: str) -> list[pa.Array]:
+    """The columns id, origins, template, seed and source_file of the texts `kept` of a batch.
+
+    Errors: a UserError naming file and line of a row whose lineage is not as records.py says.
+    """
+    rows = [_lineage(batch, index, text_key) for index in kept]
+    try:
+        return _arrays(rows, source_file)
+    except (pa.ArrowException, TypeError, KeyError, AttributeError):
+        for index, row in zip(kept, rows, strict=True):
+            try:
+                _arrays([row], source_file)
+            except (pa.ArrowException, TypeError, KeyError, AttributeError) as error:
+                problem = f"not a training text ({type(error).__name__}: {error})"
+                raise UserError(batch.where[index], problem, _RENDERED) from error
+        raise
+
+
+_Lineage = tuple[str, Sequence[Row], str, int | None]
+
+
+def _lineage(batch: Batch, index: int, text_key: str) -> _Lineage:
+    row = batch.rows[index]
+    if is_training_text(row, text_key):
+        return row.get("id"), row["origins"], row.get("template", ""), row.get("seed")  # type: ignore[return-value]
+    where, identifier, source = batch.where[index], row.get("id"), row.get("source", "")
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
+        problem = f"'id' is of type {type(identifier).__name__}"
+        raise UserError(where, problem, "give a string or a whole number, or none")
+    name = where.rpartition("/")[2] if identifier in (None, "") else str(identifier)
+    source = source if isinstance(source, str) else ""
+    origin = {"document_id": name, "source": source, "start": 0, "end": len(batch.texts[index]), "checks": ()}
+    return name, (origin,), "", None
+
+
+def _arrays(rows: Sequence[_Lineage], source_file: str) -> list[pa.Array]:
+    ids, origins, templates, seeds = zip(*rows, strict=True) if rows else ((), (), (), ())
+    flat = list(chain.from_iterable(origins))
+    checks = [origin["checks"] for origin in flat]
+    columns = [
+        pa.array([origin[name] for origin in flat], ORIGIN.field(name).type)
+        for name in ("document_id", "source", "start", "end")
+    ]
+    names = pa.array(list(chain.from_iterable(checks)), pa.string())
+    columns.append(pa.ListArray.from_arrays(_bounds(checks), names))
+    struct = pa.StructArray.from_arrays(columns, fields=list(ORIGIN))
+    if any(column.null_count for column in columns) or None in ids:
+        raise TypeError("a value is missing")
+    return [
+        pa.array(ids, pa.string()),
+        pa.ListArray.from_arrays(_bounds(origins), struct),
+        pa.array(templates, pa.string()),
+        pa.array(seeds, pa.int64()),
+        pa.array([source_file] * len(ids), pa.string()),
+    ]
+
+
+def _bounds(lists: Sequence[Sequence[Any]]) -> pa.Array:
+    bounds = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(each) for each in lists], out=bounds[1:])
+    return pa.array(bounds)
+
+
+def has_spans(batch: Batch, text_key: str) -> bool:
+    """Whether some text of a batch is of more than one class."""
+    return any(is_training_text(row, text_key) and len(row.get("spans", {}).get("ends", ())) > 1 for row in batch.rows)
+
+
+def span_columns(batch: Batch, text_key: str) -> CharacterSpans:
+    """The spans of the texts of a batch; a document, or a training text without spans, is one span of class text.
+
+    Errors: a UserError naming file and line of spans that do not cover their text.
+    """
+    ends: list[Sequence[int]] = []
+    of: list[Sequence[int]] = []
+    letters: list[str] = []
+    for row, text in zip(batch.rows, batch.texts, strict=True):
+        spans: Any = row.get("spans") if is_training_text(row, text_key) else None
+        if not isinstance(spans, dict) or not spans.get("ends"):
+            spans = {"ends": [len(text)], "kinds": "t", "of": [0]}
+        ends.append(spans["ends"])
+        letters.append(spans.get("kinds", ""))
+        of.append(spans.get("of", ()))
+    counts = np.array([len(each) for each in ends], np.int64)
+    for index, count in enumerate(counts):
+        if len(letters[index]) != count or len(of[index]) != count:
+            raise UserError(batch.where[index], "its spans are columns of different lengths", _RENDERED)
+    try:
+        flat_ends = np.fromiter(chain.from_iterable(ends), np.int64, int(counts.sum()))
+        flat_of = np.fromiter(chain.from_iterable(of), np.int64, int(counts.sum()))
+        classes = _CODES[np.frombuffer("".join(letters).encode("latin-1"), np.uint8)]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            batch.where[0], f"spans here or below are not numbers and letters ({error})", _RENDERED
+        ) from error
+    _check_cover(batch, counts, flat_ends, classes)
+    return CharacterSpans(counts, flat_ends, flat_of, classes)
+
+
+def _check_cover(batch: Batch, counts: np.ndarray, ends: np.ndarray, classes: np.ndarray) -> None:
+    text_of_span = np.repeat(np.arange(len(counts)), counts)
+    first = np.diff(text_of_span, prepend=-1) != 0
+    previous = np.where(first, 0, np.concatenate(([0], ends[:-1])))
+    last = np.array([len(text) for text in batch.texts])
+    wrong = [text_of_span[(ends <= previous) | (classes == 255)], np.flatnonzero(ends[np.cumsum(counts) - 1] != last)]
+    found = np.concatenate(wrong)
+    if found.size:
+        raise UserError(
+            batch.where[found.min()], "its spans do not cover the text, or are of no known class", _RENDERED
+        )

@@ -1,0 +1,88 @@
+"""One slice of the input -> a dataset of its own: the unit of work, of resuming, and of parallel indexing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.indexing.documents import DocumentMaker, Documents
+from data_prep.indexing.encoder import Encoder
+from data_prep.indexing.lineage import SCHEMA
+from data_prep.indexing.parts import DatasetWriter
+from data_prep.indexing.rows import Batch, batches, has_spans, lineage_columns
+from data_prep.indexing.tokenizer import TextTokenizer
+from data_prep.manifest import InputFile, Manifest, package_version
+from data_prep.readers import read_slice
+from data_prep.settings import IndexSettings
+from data_prep.shards import Slice
+
+# Settings that leave no trace in the dataset: a folder of this machine (its fingerprint is recorded), and speed.
+NOT_RECORDED = {"tokenizer", "batch_size", "workers", "shard_mib", "encoder"}
+
+
+class ShardTask(NamedTuple):
+    """A slice and the prefix of the dataset it becomes."""
+
+    part: Slice
+    prefix: Path
+
+
+@dataclass(frozen=True)
+class ShardIndexer:
+    """Makes the task function of a process: `ShardIndexer(...)()` holds the tokenizer, and its calls write shards."""
+
+    tokenizer: TextTokenizer
+    settings: IndexSettings
+
+    def __call__(self) -> _Worker:
+        return _Worker(self.tokenizer, self.settings)
+
+
+class _Worker:
+    def __init__(self, tokenizer: TextTokenizer, settings: IndexSettings) -> None:
+        self._settings, self._identity = settings, tokenizer.identity
+        self._encoder = Encoder(tokenizer, fast=settings.encoder == "gigatoken")
+        self._maker = DocumentMaker(tokenizer, self._encoder)
+
+    def __call__(self, task: ShardTask) -> Manifest:
+        """Writes the shard, if need be without a document.  Errors: a UserError for a bad row."""
+        settings, dropped, text_bytes, spans = self._settings, Counter[str](empty=0), 0, False
+        with DatasetWriter(task.prefix, self._identity.vocab_size) as writer:
+            for batch in batches(read_slice(task.part), settings.text_key, settings.batch_size):
+                documents = self._maker.make(batch, settings.text_key)
+                dropped["empty"] += batch.blank + len(batch.texts) - len(documents.kept)
+                text_bytes += documents.text_bytes
+                spans |= has_spans(batch, settings.text_key)
+                rows = self._lineage(batch, documents, task.part.path.name, writer.tokens)
+                writer.add(documents.tokens, documents.runs, rows)
+            files = writer.finish(with_spans=settings.spans and spans)
+            manifest = Manifest(
+                tokenizer=self._identity,
+                documents=writer.documents,
+                tokens=writer.tokens,
+                text_bytes=text_bytes,
+                dropped=dict(dropped),
+                **files,
+                encoder=self._encoder.name,
+                settings=recorded(settings),
+                inputs=(InputFile(name=task.part.path.name, bytes=task.part.path.stat().st_size, hash=""),),
+                created_by=package_version(),
+            )
+            writer.commit(manifest)
+        return manifest
+
+    def _lineage(self, batch: Batch, documents: Documents, source_file: str, first_token: int) -> pa.Table:
+        columns = lineage_columns(batch, documents.kept, self._settings.text_key, source_file)
+        lengths = documents.tokens.lengths()
+        firsts = first_token + np.cumsum(lengths) - lengths
+        return pa.table([*columns, pa.array(firsts), pa.array(lengths.astype(np.int32))], schema=SCHEMA)
+
+
+def recorded(settings: IndexSettings) -> dict[str, Any]:
+    """The settings that the dataset depends on."""
+    return settings.model_dump(mode="json", exclude=NOT_RECORDED)

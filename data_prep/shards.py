@@ -1,0 +1,154 @@
+"""Shards: an input cut into slices, each worked on by itself, in any order, by anyone, and done when it is in place.
+
+A slice is a range of bytes of a JSONL file that begins and ends at line ends, a range of row groups of a Parquet file,
+or the whole of a compressed file, which cannot be cut.  What a slice yields depends on the slice only, so the result
+does not depend on who did what, nor on how often it was interrupted.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from data_prep.errors import UserError
+from data_prep.manifest import BLOCK_BYTES, InputFile
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of an input file: bytes [start, end) of JSONL, the first of them in line `first`; or row groups
+    [start, end) of Parquet, the first of them with row `first`.  Lines and rows are counted from 1."""
+
+    path: Path
+    start: int
+    end: int
+    first: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The slices of some input files, in their order, and what the files were."""
+
+    slices: tuple[Slice, ...]
+    inputs: tuple[InputFile, ...]
+
+
+def plan(paths: Sequence[Path], slice_bytes: int, threads: int = 1) -> Plan:
+    """Cuts files into slices of about `slice_bytes`; reads each once, for its hash and its line ends.
+
+    Errors: a UserError for a file that is missing or cannot be read.
+    """
+    slices: list[Slice] = []
+    inputs: list[InputFile] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for path in paths:
+            if not path.is_file():
+                mend = "give the path of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
+                raise UserError(path, "no such file", mend)
+            cut_lines = path.suffix not in (".gz", ".zst", ".parquet")
+            starts = range(0, path.stat().st_size, BLOCK_BYTES)
+            blocks = list(pool.map(partial(_scan, path, slice_bytes if cut_lines else 0), starts))
+            digest = xxhash.xxh3_128_hexdigest("".join(block.hash for block in blocks).encode())
+            inputs.append(InputFile(name=path.name, bytes=path.stat().st_size, hash=digest))
+            slices += _cut(path, blocks, slice_bytes)
+    return Plan(tuple(slices), tuple(inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of a file: its hash, its line ends, and places to cut: (byte after a line end, line ends up to there)."""
+
+    hash: str
+    lines: int
+    cuts: tuple[tuple[int, int], ...]
+
+
+def _scan(path: Path, slice_bytes: int, start: int) -> _Block:
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(BLOCK_BYTES)
+    digest = xxhash.xxh3_128_hexdigest(data)
+    if not slice_bytes:
+        return _Block(digest, 0, ())
+    cuts = []
+    # Places to cut lie on a grid of the file, so that they do not depend on how it is read.
+    for goal in range(-(-start // slice_bytes) * slice_bytes, start + len(data), slice_bytes):
+        found = data.find(b"\n", goal - start)
+        if found >= 0:
+            cuts.append((start + found + 1, data.count(b"\n", 0, found + 1)))
+    return _Block(digest, data.count(b"\n"), tuple(cuts))
+
+
+def _cut(path: Path, blocks: Sequence[_Block], slice_bytes: int) -> Iterator[Slice]:
+    size = path.stat().st_size
+    if path.suffix == ".parquet":
+        yield from _cut_row_groups(path, slice_bytes)
+        return
+    start, first, lines = 0, 1, 0
+    for block in blocks:
+        for end, before in block.cuts:
+            # A cut on the first place of the grid would leave a slice of one line.
+            if end - start >= slice_bytes // 2 and end < size:
+                yield Slice(path, start, end, first)
+                start, first = end, lines + before + 1
+        lines += block.lines
+    if start < size:
+        yield Slice(path, start, size, first)
+
+
+def _cut_row_groups(path: Path, slice_bytes: int) -> Iterator[Slice]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(path, f"not a Parquet file ({error})", "write it again") from error
+    start, first, size, rows = 0, 1, 0, 0
+    for group in range(metadata.num_row_groups):
+        size += metadata.row_group(group).total_byte_size
+        rows += metadata.row_group(group).num_rows
+        if size >= slice_bytes or group == metadata.num_row_groups - 1:
+            yield Slice(path, start, group + 1, first)
+            start, first, size = group + 1, rows + 1, 0
+
+
+# The task function of a worker process, made once in each; never set in the process that starts them.
+_work: Callable[[Any], Any] | None = None
+
+
+def run_tasks[T, R](make: Callable[[], Callable[[T], R]], tasks: Sequence[T], workers: int) -> Iterator[R]:
+    """What the function that `make` makes gives for each task, in the order in which they end.
+
+    Each of the `workers` processes calls `make` once; with one worker or one task it is this process.  `make`, tasks
+    and results are pickled.  Errors: what the function raises, once the tasks under way have ended; BrokenProcessPool
+    if a process dies.
+    """
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        if tasks:
+            yield from map(make(), tasks)
+        return
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (make,))
+    try:
+        for future in as_completed([executor.submit(_call, task) for task in tasks]):
+            yield future.result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare(make: Callable[[], Callable[[Any], Any]]) -> None:
+    global _work
+    _work = make()
+
+
+def _call(task: Any) -> Any:
+    assert _work is not None
+    return _work(task)
