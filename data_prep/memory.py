@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 from pathlib import Path
 
@@ -20,7 +19,6 @@ def resident_bytes() -> int:
 
 def give_back() -> None:
     """Returns freed memory to the system, where the C library can (glibc keeps it otherwise)."""
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -94,8 +94,8 @@ def _cut(path: Path, blocks: Sequence[_Block], slice_bytes: int) -> Iterator[Sli
     start, first, lines = 0, 1, 0
     for block in blocks:
         for end, before in block.cuts:
-            # A cut on the first place of the grid would leave a slice of one line.
-            if end - start >= slice_bytes // 2 and end < size:
+            # A cut on the first place of the grid would leave a slice of one line, two in one line an empty one.
+            if end - start >= max(1, slice_bytes // 2) and end < size:
                 yield Slice(path, start, end, first)
                 start, first = end, lines + before + 1
         lines += block.lines

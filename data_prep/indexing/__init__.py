@@ -40,7 +40,7 @@ def index(
     The documents keep the order of `inputs`.  `progress` is called with the number of documents read since its last
     call.  A run that was killed goes on where it was, and gives the same bytes.
     Errors: a UserError for a bad input line, a missing tokenizer, inputs without any text, or a full disk;
-    nothing is left at `prefix` then, and an older dataset there stays as it was.
+    an older dataset at `prefix` stays as it was then.  (After a full disk PREFIX.shards is left, to go on from.)
     """
     # Imported here: a trainer takes indexing.reader from this package without the tokenizers library.
     from data_prep.indexing.build import build

@@ -38,7 +38,7 @@ def build(
     give_back()
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with _shard_folder(prefix) as folder:
-        cut = plan(inputs, settings.shard_mib << 20, settings.workers)
+        cut = plan(inputs, max(1, int(settings.shard_mib * 2**20)), settings.workers)
         identity = [tokenizer.identity.model_dump(), recorded(settings), package_version(), _shape(cut)]
         tasks = [ShardTask(part, folder / f"{number:05d}") for number, part in enumerate(cut.slices)]
         open_tasks = _not_done(folder, tasks, content_hash({"job": identity}))

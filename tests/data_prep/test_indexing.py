@@ -16,8 +16,8 @@ from data_prep.indexing import index
 from data_prep.indexing.lineage import read_lineage
 from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.verify import verify
-from data_prep.manifest import read_manifest
-from data_prep.records import Document, Span, TrainingText
+from data_prep.manifest import Manifest, read_manifest
+from data_prep.records import Document, Origin, Span, TrainingText
 from data_prep.settings import IndexSettings
 
 TEXTS = ["The cell divides.", "<|end|> is text here", "Zwölf Boxkämpfer", "数据 🙂"]
@@ -69,27 +69,20 @@ def test_documents_become_their_bytes_and_an_end(tmp_path: Path, tokenizer_dir: 
 
 
 def test_lineage_leads_back_from_every_document(tmp_path: Path, tokenizer_dir: Path) -> None:
-    augmented = TrainingText("chain-1", "ab?", ("doc-1", "doc-2"), "qa/plain", (Span(0, 3, "text"),))
-    rows = [{"id": "raw", "text": "xyz"}, {"id": "blank", "text": ""}, augmented.to_json()]
+    origins = (Origin("doc-1", "wiki", 5, 9, ("form length", "form")), Origin("doc-2", "news", 0, 2))
+    augmented = TrainingText("chain-1", "ab?", origins, "qa/plain", 7, (Span(0, 3, "text", 0),))
+    rows = [{"id": "raw", "text": "xyz", "source": "web"}, {"id": "blank", "text": ""}, augmented.to_json()]
     index(IndexSettings(), [write_rows(tmp_path / "in.jsonl", rows)], tokenizer_dir, tmp_path / "d")
-    assert read_lineage(tmp_path / "d").to_pylist() == [
-        {
-            "id": "raw",
-            "document_ids": ["raw"],
-            "template": "",
-            "source_file": "in.jsonl",
-            "first_token": 0,
-            "tokens": 4,
-        },
-        {
-            "id": "chain-1",
-            "document_ids": ["doc-1", "doc-2"],
-            "template": "qa/plain",
-            "source_file": "in.jsonl",
-            "first_token": 4,
-            "tokens": 4,
-        },
+    raw = {"document_id": "raw", "source": "web", "start": 0, "end": 3, "checks": []}
+    first = {"document_id": "doc-1", "source": "wiki", "start": 5, "end": 9, "checks": ["form length", "form"]}
+    second = {"document_id": "doc-2", "source": "news", "start": 0, "end": 2, "checks": []}
+    names = ("id", "origins", "template", "seed", "source_file", "first_token", "tokens")
+    expected = [
+        ("raw", [raw], "", None, "in.jsonl", 0, 4),
+        ("chain-1", [first, second], "qa/plain", 7, "in.jsonl", 4, 4),
     ]
+    assert read_lineage(tmp_path / "d").to_pylist() == [dict(zip(names, row, strict=True)) for row in expected]
+    assert not (tmp_path / "d.spans").exists()  # every text is of one class
 
 
 def test_any_rows_with_a_text_do(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -99,7 +92,7 @@ def test_any_rows_with_a_text_do(tmp_path: Path, tokenizer_dir: Path) -> None:
 
 
 def test_the_text_may_stand_under_another_key(tmp_path: Path, tokenizer_dir: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "body": "ab", "text": 5, "document_ids": "foreign"}])
+    source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "body": "ab", "text": 5, "origins": "foreign"}])
     manifest = index(IndexSettings(text_key="body"), [source], tokenizer_dir, tmp_path / "d")
     assert (manifest.tokens, manifest.settings["text_key"]) == (3, "body")
 
@@ -120,7 +113,18 @@ def test_same_input_gives_the_same_bytes_whatever_the_batch(tmp_path: Path, toke
         (b'{"id": "1"}', "bad.jsonl:2: expected a string under 'text', no such key"),
         (b'{"text": 7}', "bad.jsonl:2: expected a string under 'text', it is of type int"),
         (b'{"id": [1], "text": "x"}', "bad.jsonl:2: 'id' is of type list"),
-        (b'{"id": "1", "text": "x", "document_ids": 7}', "bad.jsonl:2: not a training text"),
+        (b'{"id": "1", "text": "x", "origins": 7}', "bad.jsonl:2: not a training text"),
+        (b'{"id": "1", "text": "x", "origins": [{"document_id": "d"}]}', "bad.jsonl:2: not a training text"),
+        (b'{"id": null, "text": "x", "origins": []}', "bad.jsonl:2: not a training text"),
+        (b'{"id": "1", "text": "xy", "origins": [], "spans": {"ends": [1, 1], "kinds": "tq", "of": [0, 0]}}', "cover"),
+        (b'{"id": "1", "text": "xy", "origins": [], "spans": {"ends": [1, 3], "kinds": "tq", "of": [0, 0]}}', "cover"),
+        (b'{"id": "1", "text": "xy", "origins": [], "spans": {"ends": [1, 2], "kinds": "t!", "of": [0, 0]}}', "class"),
+        (b'{"id": "1", "text": "xy", "origins": [], "spans": {"ends": [1, 2], "kinds": "t", "of": [0]}}', "different"),
+        (
+            b'{"id": "1", "text": "xy", "origins": [], "spans": {"ends": ["x", 2], "kinds": "tq", "of": [0, 0]}}',
+            "numbers",
+        ),
+        (b'{"id": "1", "text": "\\ud800"}', "bad.jsonl:2: not JSON .*surrogate"),
     ],
 )
 def test_a_bad_line_is_named_and_the_old_dataset_stays(
@@ -149,10 +153,10 @@ def test_a_full_disk_is_told_in_a_line(tmp_path: Path, tokenizer_dir: Path, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "text": "x"}])
-    monkeypatch.setattr("data_prep.indexing.writer.IndexedDatasetWriter.add_document", full)
+    monkeypatch.setattr("data_prep.indexing.writer.IndexedDatasetWriter.add_documents", full)
     with pytest.raises(UserError, match="d: the disk is full"):
         index(IndexSettings(), [source], tokenizer_dir, tmp_path / "d")
-    assert not files_at(tmp_path / "d")
+    assert [path.name for path in tmp_path.glob("d*")] == ["d.shards"]
 
 
 def test_crash_while_putting_in_place_leaves_nothing_that_is_vouched_for(
@@ -163,10 +167,14 @@ def test_crash_while_putting_in_place_leaves_nothing_that_is_vouched_for(
     new = write_rows(tmp_path / "new.jsonl", [{"id": "1", "text": "new"}])
     index(IndexSettings(), [old], tokenizer_dir, prefix)
 
-    def crash(*_: object) -> None:
-        raise KeyboardInterrupt
+    right = Manifest.write
 
-    monkeypatch.setattr("data_prep.manifest.Manifest.write", crash)
+    def crash(manifest: Manifest, written: Path) -> None:
+        if written == prefix:
+            raise KeyboardInterrupt
+        right(manifest, written)
+
+    monkeypatch.setattr(Manifest, "write", crash)
     with pytest.raises(KeyboardInterrupt):
         index(IndexSettings(), [new], tokenizer_dir, prefix)
     with pytest.raises(UserError, match="no manifest"):

@@ -13,6 +13,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.indexing.layout import optimal_dtype
+from data_prep.indexing.ragged import ragged
 from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.writer import IndexedDatasetWriter
 
@@ -123,5 +124,5 @@ def test_offsets_that_do_not_follow_are_found(tmp_path: Path, write_dataset) -> 
 @pytest.mark.parametrize("document", [[], [-1], [1000]])
 def test_ids_outside_the_vocabulary_are_refused_and_leave_nothing(tmp_path: Path, document: list[int]) -> None:
     with pytest.raises(ValueError, match=r"in \[0, 1000\)"), IndexedDatasetWriter(tmp_path / "d", 1000) as writer:
-        writer.add_document(np.array(document, np.int64))
+        writer.add_documents(ragged([np.array([5], np.int64), np.array(document, np.int64)]))
     assert not list(tmp_path.iterdir())

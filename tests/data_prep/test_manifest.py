@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -49,9 +50,19 @@ def test_edited_manifest_is_refused(tmp_path: Path, write_dataset) -> None:
 def test_newer_format_is_refused_by_name(tmp_path: Path, write_dataset) -> None:
     write_dataset(tmp_path / "d", DOCUMENTS)
     path = manifest_path(tmp_path / "d")
-    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "format_version": 2}))
-    with pytest.raises(UserError, match="format version 2 is newer than 1"):
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "format_version": 3}))
+    with pytest.raises(UserError, match="format version 3 is newer than 2"):
         read_manifest(tmp_path / "d")
+
+
+def test_the_first_format_is_still_read_and_its_data_has_the_same_identity(tmp_path: Path, write_dataset) -> None:
+    """Format 1 had neither side-car hashes nor an encoder."""
+    manifest = write_dataset(tmp_path / "d", DOCUMENTS)
+    old = {**manifest.model_dump(mode="json", exclude={"lineage", "spans", "encoder"}), "format_version": 1}
+    hashed = xxhash.xxh3_128_hexdigest(orjson.dumps(old, option=orjson.OPT_SORT_KEYS))
+    manifest_path(tmp_path / "d").write_bytes(orjson.dumps({**old, "hash": hashed}))
+    found = read_manifest(tmp_path / "d")
+    assert (found.format_version, found.data_hash, found.lineage) == (1, manifest.data_hash, None)
 
 
 def test_missing_manifest_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""gigatoken and the tokenizers library: the same ids, one held against the other, and a fallback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers_for_tests import WORDS, llama3_like, metaspace, wordpiece
+
+from data_prep.errors import UserError
+from data_prep.indexing import encoder as encoder_module
+from data_prep.indexing import index
+from data_prep.indexing.encoder import Encoder
+from data_prep.indexing.ragged import Ragged
+from data_prep.indexing.tokenizer import TextTokenizer, load_tokenizer
+from data_prep.readers import write_jsonl
+from data_prep.settings import IndexSettings
+
+HARD = [
+    *WORDS,
+    "",
+    " ",
+    "a\x00b\x7f",
+    "\ufeff🙂👩\u200d👩\u200d👧 e\u0301",
+    "<|end|><|begin|> <|en",
+    "\r\n \t\n",
+    "\u2019s 'S 1 23 4567",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama3_like(tmp_path_factory.mktemp("llama3"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> TextTokenizer:
+    return load_tokenizer(folder, IndexSettings())
+
+
+@pytest.fixture(scope="module")
+def fast(tokenizer: TextTokenizer) -> Encoder:
+    return Encoder(tokenizer)
+
+
+def encode(encoder: Encoder, texts: Sequence[str]) -> list[list[int]]:
+    found = encoder.encode(texts, [text.encode() for text in texts])
+    return [found[index].tolist() for index in range(len(texts))]
+
+
+def test_gigatoken_encodes_where_it_knows_the_kind(fast: Encoder, folder: Path) -> None:
+    assert fast.name.startswith("gigatoken ")
+    original = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    plain = [text for text in HARD if "<|" not in text]
+    assert encode(fast, plain) == [original.encode(text, add_special_tokens=False).ids for text in plain]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
+def test_both_libraries_give_the_same_ids(fast: Encoder, tokenizer: TextTokenizer, texts: list[str]) -> None:
+    assert encode(fast, texts) == [tokenizer.encoder.encode(text).ids for text in texts]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(["<|end|>", "<|begin|>", "<|turn|>", "<|", "end", "|>", " ", "x"]), max_size=12))
+def test_spelled_control_tokens_are_text(fast: Encoder, tokenizer: TextTokenizer, parts: list[str]) -> None:
+    (ids,) = encode(fast, ["".join(parts)])
+    assert not set(ids) & set(tokenizer.control.values())
+    assert len(tokenizer.control) == 3
+
+
+def test_a_byte_without_a_token_goes_to_the_tokenizers_library(tmp_path: Path) -> None:
+    """U+0100 and U+0120 stand for bytes 0 and 0x20 in the byte-level alphabet."""
+    lacking = load_tokenizer(llama3_like(tmp_path, lacking="Ā"), IndexSettings())
+    encoder = Encoder(lacking)
+    texts = ["plain", "a\x00b", "\x00", "after"]
+    assert encoder.name.startswith("gigatoken ")
+    found = encode(encoder, texts)
+    assert found == [lacking.encoder.encode(text).ids for text in texts]
+    assert max(map(max, filter(None, found))) < lacking.identity.vocab_size
+
+
+def test_an_unknown_kind_falls_back_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unknown = load_tokenizer(wordpiece(tmp_path), IndexSettings())
+    with caplog.at_level(logging.INFO):
+        encoder = Encoder(unknown)
+    assert encoder.name.startswith("tokenizers ") and "gigatoken cannot take this tokenizer" in caplog.text
+    assert encode(encoder, WORDS) == [unknown.encoder.encode(text).ids for text in WORDS]
+
+
+def test_sentencepiece_kind_agrees(tmp_path: Path) -> None:
+    ours = load_tokenizer(metaspace(tmp_path), IndexSettings())
+    texts = [text for text in HARD if text]
+    assert encode(Encoder(ours), texts) == [ours.encoder.encode(text).ids for text in texts]
+
+
+def test_a_disagreement_stops_the_shard(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = encoder_module._FastEncoder.encode
+
+    def wrong(self: object, blobs: Sequence[bytes]) -> Ragged:
+        found = right(self, blobs)  # type: ignore[arg-type]
+        return Ragged(np.where(found.values == found.values[-1], 5, found.values), found.bounds)
+
+    write_jsonl(tmp_path / "in.jsonl", [{"id": "one", "text": WORDS[0]}])
+    monkeypatch.setattr(encoder_module._FastEncoder, "encode", wrong)
+    with pytest.raises(UserError, match=r"in.jsonl:1: gigatoken .* disagree .*; set encoder=tokenizers"):
+        index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "d")
+    assert not list(tmp_path.glob("d*"))
+    assert index(IndexSettings(encoder="tokenizers"), [tmp_path / "in.jsonl"], folder, tmp_path / "d").documents == 1
+
+
+def test_a_grown_cache_is_thrown_away(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(tokenizer)
+    before = encode(encoder, HARD)
+    renewed: list[bool] = []
+    right = encoder_module._FastEncoder._renew
+    monkeypatch.setattr(encoder_module._FastEncoder, "_renew", lambda self: (renewed.append(True), right(self)))
+    monkeypatch.setattr(encoder_module, "resident_bytes", lambda: 1 << 50)
+    assert encode(encoder, HARD) == before
+    assert renewed

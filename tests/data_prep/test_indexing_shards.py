@@ -1,0 +1,196 @@
+"""Shards: the same bytes whoever indexes what, in parts of any size, and however often it is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers_for_tests import WORDS, llama3_like
+
+from data_prep.errors import UserError
+from data_prep.indexing import index
+from data_prep.indexing.reader import IndexedDatasetReader
+from data_prep.indexing.verify import verify
+from data_prep.readers import write_jsonl
+from data_prep.records import Origin, Span, TrainingText
+from data_prep.settings import IndexSettings
+
+SUFFIXES = (".bin", ".idx", ".spans", ".lineage.parquet", ".manifest.json")
+
+
+def rows(count: int) -> list[dict]:
+    """Training texts of several sizes, blank ones, and plain rows."""
+    found: list[dict] = []
+    for number in range(count):
+        text, answer = WORDS[number % len(WORDS)] * (number % 5 + 1), f"answer {number}"
+        spans = (Span(0, len(text), "text", 0), Span(len(text), len(text) + len(answer), "answer", 0))
+        whole = TrainingText(f"t{number}", text + answer, (Origin(f"d{number}"),), "styles", 1, spans)
+        found += [whole.to_json(), {"id": f"r{number}", "text": " " if number % 3 == 0 else f"raw {number}"}]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama3_like(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "in.jsonl", rows(60))
+    return tmp_path / "in.jsonl"
+
+
+def files(prefix: Path) -> dict[str, bytes]:
+    return {suffix: prefix.with_name(prefix.name + suffix).read_bytes() for suffix in SUFFIXES}
+
+
+def test_the_bytes_do_not_depend_on_shards_or_workers(tmp_path: Path, corpus: Path, folder: Path) -> None:
+    whole = index(IndexSettings(), [corpus], folder, tmp_path / "whole")
+    index(IndexSettings(shard_mib=0.001), [corpus], folder, tmp_path / "cut")
+    index(IndexSettings(shard_mib=0.004, workers=2, batch_size=3), [corpus], folder, tmp_path / "side_by_side")
+    assert files(tmp_path / "cut") == files(tmp_path / "side_by_side") == files(tmp_path / "whole")
+    assert (whole.documents, whole.dropped) == (100, {"empty": 20})
+    assert verify(tmp_path / "cut") == whole
+
+
+def test_parquet_and_compressed_input_give_the_same_tokens(tmp_path: Path, corpus: Path, folder: Path) -> None:
+    plain = [{"id": str(number), "text": text} for number, text in enumerate(WORDS * 5)]
+    pq.write_table(pa.Table.from_pylist(plain), tmp_path / "in.parquet", row_group_size=3)
+    for name in ("in.jsonl", "in.jsonl.zst", "in.jsonl.gz"):
+        write_jsonl(tmp_path / name, plain)
+    found = []
+    for name in ("in.jsonl", "in.jsonl.zst", "in.jsonl.gz", "in.parquet"):
+        index(IndexSettings(shard_mib=0.0001), [tmp_path / name], folder, tmp_path / "d")
+        found.append([(tmp_path / f"d{suffix}").read_bytes() for suffix in (".bin", ".idx")])
+    assert found[1:] == found[:1] * 3
+
+
+def test_a_shard_without_a_document_and_an_input_without_a_line_do_no_harm(tmp_path: Path, folder: Path) -> None:
+    write_jsonl(tmp_path / "blank.jsonl", [{"text": " "}] * 4)
+    write_jsonl(tmp_path / "good.jsonl", [{"text": "good"}])
+    (tmp_path / "empty.jsonl").touch()
+    inputs = [tmp_path / f"{name}.jsonl" for name in ("blank", "empty", "good")]
+    manifest = index(IndexSettings(), inputs, folder, tmp_path / "d")
+    assert (manifest.documents, manifest.dropped, len(manifest.inputs)) == (1, {"empty": 4}, 3)
+    with pytest.raises(UserError, match="no document with text"):
+        index(IndexSettings(), inputs[1:2], folder, tmp_path / "e")
+
+
+def test_a_document_of_millions_of_characters(tmp_path: Path, folder: Path) -> None:
+    text = "word " * 1_000_000
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "before"}, {"text": text}, {"text": "after"}])
+    manifest = index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "d")
+    long = IndexedDatasetReader(tmp_path / "d").document(1)
+    assert manifest.text_bytes == len(text) + len("beforeafter") and len(long) > 1_000_000
+    assert len(np.unique(long[1:-1])) < 20
+
+
+# Ends itself at the n-th rename, before or after it; the child of a process that has not touched the tokenizer yet.
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+import awkward, gigatoken, pyarrow  # here once, rather than in every child
+pyarrow.array(["x"])
+import data_prep.indexing.build
+from data_prep.indexing import index
+from data_prep.settings import IndexSettings
+
+corpus, folder, out = map(Path, sys.argv[1:4])
+settings = IndexSettings(shard_mib=0.015)
+rename = Path.replace
+
+
+def attempt(stop):
+    count = 0
+
+    def replace(self, target):
+        nonlocal count
+        if count == stop // 2 and stop % 2 == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = rename(self, target)
+        if count == stop // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        return done
+
+    child = os.fork()
+    if child == 0:
+        Path.replace = replace
+        index(settings, [corpus], folder, out)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+stop = 0
+while attempt(stop) == -signal.SIGKILL:
+    resumed = attempt(10**6)
+    assert resumed == 0, resumed
+    suffixes = (".bin", ".idx", ".spans", ".lineage.parquet", ".manifest.json")
+    found = [out.with_name(out.name + suffix).read_bytes() for suffix in suffixes]
+    expected = [out.with_name("whole" + suffix).read_bytes() for suffix in suffixes]
+    assert found == expected, stop
+    names = sorted(path.name for path in out.parent.glob(out.name + "*"))
+    assert names == sorted(out.name + suffix for suffix in suffixes)
+    if stop % 3:  # now and then over the old dataset
+        for suffix in suffixes:
+            out.with_name(out.name + suffix).unlink()
+    stop += 1
+print(stop)
+"""
+
+
+def test_killed_before_and_after_every_rename_the_next_run_gives_the_same_bytes(
+    tmp_path: Path, corpus: Path, folder: Path
+) -> None:
+    index(IndexSettings(), [corpus], folder, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLER, str(corpus), str(folder), str(tmp_path / "d")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # job.json, then five files a shard and five of the dataset, each with a before and an after.
+    shards = -(-corpus.stat().st_size // int(0.015 * 2**20))
+    assert int(done.stdout) in {2 * (1 + 5 * (count + 1)) for count in (shards - 1, shards)}
+
+
+def test_shards_of_other_input_or_settings_are_not_taken(tmp_path: Path, folder: Path, monkeypatch) -> None:
+    write_jsonl(tmp_path / "in.jsonl", rows(20))
+    settings = IndexSettings(shard_mib=0.001)
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("data_prep.indexing.build.merge", crash)
+        index(settings, [tmp_path / "in.jsonl"], folder, tmp_path / "d")
+    assert (tmp_path / "d.shards" / "job.json").is_file()
+    write_jsonl(tmp_path / "in.jsonl", rows(20)[::-1])
+    index(settings, [tmp_path / "in.jsonl"], folder, tmp_path / "d")
+    index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "fresh")
+    assert files(tmp_path / "d") == files(tmp_path / "fresh")
+
+
+def test_a_damaged_shard_of_an_earlier_run_is_found(tmp_path: Path, corpus: Path, folder: Path, monkeypatch) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("data_prep.indexing.build.merge", crash)
+        index(IndexSettings(shard_mib=0.001), [corpus], folder, tmp_path / "d")
+    path = tmp_path / "d.shards" / "00001.bin"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match=r"00001.bin: block 0"):
+        index(IndexSettings(shard_mib=0.001), [corpus], folder, tmp_path / "d")
+
+
+def test_two_runs_do_not_write_one_dataset(tmp_path: Path, corpus: Path, folder: Path) -> None:
+    (tmp_path / "d.shards").mkdir()
+    with (tmp_path / "d.shards" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is writing this dataset; wait for it"):
+            index(IndexSettings(), [corpus], folder, tmp_path / "d")
+    index(IndexSettings(), [corpus], folder, tmp_path / "d")
