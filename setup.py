@@ -11,9 +11,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# protobuf reads a SentencePiece model's settings, by code that comes with sentencepiece.
 PREP = [
+    "gigatoken>=0.10",
     "numpy>=2.0",
+    "protobuf>=6.30",
     "pyarrow>=18",
+    "sentencepiece>=0.2.1",
+    "tiktoken>=0.9",
     "tokenizers>=0.21",
     "transformers>=5.0",
     "xxhash>=3.5",

@@ -114,6 +114,8 @@ class Manifest(_Checked):
     tokens: int = Field(ge=0)
     text_bytes: int = Field(ge=0)
     dropped: dict[str, int] = Field(description="reason -> documents dropped for it")
+    lost_characters: int = Field(0, ge=0, description="characters for which the tokenizer has no token")
+    lossy_documents: int = Field(0, ge=0, description="documents with such characters")
     bin: FileHashes
     idx: FileHashes
     lineage: FileHashes | None = None

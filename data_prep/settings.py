@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+TiktokenScheme = Literal["llama3", "llama4", "r50k_base", "cl100k_base", "o200k_base"]
+
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values are checked on assignment too."""
@@ -100,7 +102,14 @@ class RenderSettings(Settings):
 class IndexSettings(Settings):
     """ipt data index: training text -> PREFIX.bin/.idx with a manifest."""
 
-    tokenizer: Path | None = Field(None, description="Hugging Face tokenizer directory; default: the fetched model's")
+    tokenizer: Path | None = Field(
+        None,
+        description="Hugging Face directory, SentencePiece or tiktoken file; default: the fetched model's",
+    )
+    tiktoken_scheme: TiktokenScheme | None = Field(
+        None,
+        description="split pattern and control tokens of a tiktoken file; default: what its name tells",
+    )
     prepend_bos: bool | None = Field(
         None,
         description="start each document with BOS; default: what the tokenizer's own post-processor does",

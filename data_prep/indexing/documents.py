@@ -24,12 +24,16 @@ CHECKED_CHARACTERS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """`kept` are the places of the batch's texts that have a token; `tokens` and `runs` are of those only."""
+    """`kept` are the places of the batch's texts that have a token; `tokens` and `runs` are of those only.
+
+    `lost` are the characters of each of those that no token stands for.
+    """
 
     kept: Sequence[int]
     tokens: Ragged
     runs: Runs
     text_bytes: int
+    lost: Sequence[int]
 
 
 class DocumentMaker:
@@ -62,7 +66,9 @@ class DocumentMaker:
         if len(kept) < len(blobs):
             tokens, blobs = Ragged(tokens.values, tokens.bounds[np.append(kept, -1)]), [blobs[index] for index in kept]
         documents = surround(tokens, self._tokenizer.identity)
-        return Documents(kept.tolist(), documents, runs, sum(map(len, blobs)))
+        complete = self._tokenizer.coverage.complete
+        lost = () if complete else [self._tokenizer.uncovered(batch.texts[index]) for index in kept]
+        return Documents(kept.tolist(), documents, runs, sum(map(len, blobs)), lost)
 
     def _runs(
         self,

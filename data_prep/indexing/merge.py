@@ -62,6 +62,8 @@ def merge(
             documents=writer.documents,
             tokens=writer.tokens,
             text_bytes=sum(manifest.text_bytes for manifest, _ in opened),
+            lost_characters=sum(manifest.lost_characters for manifest, _ in opened),
+            lossy_documents=sum(manifest.lossy_documents for manifest, _ in opened),
             dropped=dict(all_dropped),
             **files,
             encoder=", ".join(sorted({manifest.encoder for manifest, _ in opened})),

@@ -51,12 +51,14 @@ class _Worker:
 
     def __call__(self, task: ShardTask) -> Manifest:
         """Writes the shard, if need be without a document.  Errors: a UserError for a bad row."""
-        settings, dropped, text_bytes, spans = self._settings, Counter[str](empty=0), 0, False
+        settings, dropped, counts, spans = self._settings, Counter[str](empty=0), Counter[str](), False
         with DatasetWriter(task.prefix, self._identity.vocab_size) as writer:
             for batch in batches(read_slice(task.part), settings.text_key, settings.batch_size):
                 documents = self._maker.make(batch, settings.text_key)
                 dropped["empty"] += batch.blank + len(batch.texts) - len(documents.kept)
-                text_bytes += documents.text_bytes
+                counts["text_bytes"] += documents.text_bytes
+                counts["lost_characters"] += sum(documents.lost)
+                counts["lossy_documents"] += sum(map(bool, documents.lost))
                 spans |= has_spans(batch, settings.text_key)
                 rows = self._lineage(batch, documents, task.part.path.name, writer.tokens)
                 writer.add(documents.tokens, documents.runs, rows)
@@ -65,7 +67,9 @@ class _Worker:
                 tokenizer=self._identity,
                 documents=writer.documents,
                 tokens=writer.tokens,
-                text_bytes=text_bytes,
+                text_bytes=counts["text_bytes"],
+                lost_characters=counts["lost_characters"],
+                lossy_documents=counts["lossy_documents"],
                 dropped=dict(dropped),
                 **files,
                 encoder=self._encoder.name,

@@ -43,7 +43,7 @@ def synthesize(
 ) -> None:
     """Let a model write question-answer pairs about documents, M texts a chain."""
     if settings.model is None:
-        raise UserError("--model", "no synthesizer is named", "give its Hugging Face directory")
+        raise UserError("--model", "no synthesizer is named", "give its Hugging Face directory or its file")
     steps.synthesize(settings, corpus, settings.model, out)
 
 
@@ -84,5 +84,5 @@ def index(
 ) -> None:
     """Tokenize text into a dataset that any Megatron reads; checked with megatron-core's own reader."""
     if settings.tokenizer is None:
-        raise UserError("--tokenizer", "no tokenizer is named", "give its Hugging Face directory")
+        raise UserError("--tokenizer", "no tokenizer is named", "give its Hugging Face directory or its file")
     steps.index(settings, inputs, settings.tokenizer, prefix)
