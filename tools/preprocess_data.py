@@ -4,6 +4,12 @@
     tools/preprocess_data.py --input corpus.jsonl --output-prefix data/corpus --append-eod --workers 8 \\
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model path/to/tokenizer
 
+    tools/preprocess_data.py ... --tokenizer-type SentencePieceTokenizer --tokenizer-model path/to/tokenizer.model
+    tools/preprocess_data.py ... --tokenizer-type TikTokenizer --tokenizer-model path/to/tokenizer.model \\
+        --tiktoken-scheme llama3
+
+As with Megatron, SentencePiece and tiktoken files put no BOS before a text; `ipt data index` does by the model's rule.
+
 What differs: a control token spelled in a text stays text, blank texts are dropped and counted, each dataset gets a
 manifest and its lineage beside it, and the order of the input is kept.
 """
@@ -16,16 +22,19 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 import megatron_flags
 
-from data_prep.errors import UserError
-from data_prep.settings import IndexSettings
+from data_prep.errors import UserError, nearest
+from data_prep.settings import IndexSettings, TiktokenScheme
 
 logger = logging.getLogger("preprocess_data")
 
-TOKENIZER = "HuggingFaceTokenizer"
+TOKENIZER, TIKTOKEN = "HuggingFaceTokenizer", "TikTokenizer"
+FILES = ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer", TIKTOKEN)
 _CONVERT = f"save it with transformers' save_pretrained and give the directory, with --tokenizer-type {TOKENIZER}"
+_SCHEME = "name the split pattern and control tokens by --tiktoken-scheme"
 _WHOLE = "documents are tokenized whole: drop it"
 _SEARCH = "--workers is a number of threads, with nothing to search: drop it"
 REFUSED = {
@@ -38,8 +47,9 @@ REFUSED = {
     "--performance-dir": _SEARCH,
     "--vocab-file": _CONVERT,
     "--merge-file": _CONVERT,
-    "--tiktoken-pattern": _CONVERT,
-    "--tiktoken-num-special-tokens": _CONVERT,
+    "--tiktoken-pattern": _SCHEME,
+    "--tiktoken-num-special-tokens": _SCHEME,
+    "--tokenizer-sentencepiece-legacy": "control tokens in a text stay text: drop it",
     "--vocab-size": "the tokenizer's own is taken: drop it",
     "--special-tokens": "add them to the tokenizer's directory",
     "--tokenizer-hf-no-use-fast": "tokenizer.json is read: drop it",
@@ -53,8 +63,14 @@ def command_line() -> argparse.ArgumentParser:
     add("--input", required=True, help="JSONL (.gz, .zst too), or a quoted pattern that fits such files")
     add("--json-keys", nargs="+", default=["text"], help="keys of texts, a dataset each (default: text)")
     add("--output-prefix", type=Path, required=True, help="writes PREFIX_KEY_document.bin, .idx, manifest and lineage")
-    add("--tokenizer-type", required=True, help=f"{TOKENIZER}")
-    add("--tokenizer-model", type=Path, required=True, help="Hugging Face directory with a tokenizer.json")
+    add("--tokenizer-type", required=True, help=", ".join((TOKENIZER, *FILES)))
+    add(
+        "--tokenizer-model",
+        type=Path,
+        required=True,
+        help=f"{TOKENIZER}: directory with a tokenizer.json; the others: a SentencePiece or tiktoken file",
+    )
+    add("--tiktoken-scheme", help=f"{TIKTOKEN}: {', '.join(get_args(TiktokenScheme))}")
     add("--append-eod", action="store_true", help="end each document with the tokenizer's EOS token")
     add(
         "--tokenizer-hf-no-include-special-tokens",
@@ -69,8 +85,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if arguments.tokenizer_type != TOKENIZER:
-        raise UserError(f"--tokenizer-type {arguments.tokenizer_type}", "not supported", _CONVERT)
+    check_tokenizer_flags(arguments.tokenizer_type, arguments.tokenizer_model, arguments.tiktoken_scheme)
     if arguments.partitions != 1:
         mend = "drop it; --workers sets the tokenizer's threads"
         raise UserError(f"--partitions {arguments.partitions}", "the input is read in one pass", mend)
@@ -81,16 +96,33 @@ def main(arguments: argparse.Namespace) -> None:
     from data_prep.indexing import index
 
     inputs = input_files(arguments.input)
+    no_bos = arguments.tokenizer_hf_no_include_special_tokens or arguments.tokenizer_type in FILES
     for key in arguments.json_keys:
         settings = IndexSettings(
             append_eod=arguments.append_eod,
-            prepend_bos=False if arguments.tokenizer_hf_no_include_special_tokens else None,
+            prepend_bos=False if no_bos else None,
+            tiktoken_scheme=arguments.tiktoken_scheme,
             text_key=key,
         )
         prefix = arguments.output_prefix.with_name(f"{arguments.output_prefix.name}_{key}_document")
         manifest = index(settings, inputs, arguments.tokenizer_model, prefix, Progress(arguments.log_interval))
         dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
         logger.info("%s: %d documents, %d tokens; dropped: %s", prefix, manifest.documents, manifest.tokens, dropped)
+
+
+def check_tokenizer_flags(kind: str, model: Path, scheme: str | None) -> None:
+    """Refuses a type we cannot be exact for, a scheme without a tiktoken file, and Megatron's own format of ranks."""
+    if kind not in (TOKENIZER, *FILES):
+        raise UserError(f"--tokenizer-type {kind}", "not supported", _CONVERT)
+    if kind in FILES and model.is_dir():
+        raise UserError(f"--tokenizer-model {model}", f"a directory where {kind} takes a file", "give the file")
+    if kind in FILES and model.suffix == ".json":
+        mend = f"give a SentencePiece or tiktoken file, or its directory with --tokenizer-type {TOKENIZER}"
+        raise UserError(f"--tokenizer-model {model}", f"JSON is not read as a {kind}", mend)
+    if scheme is not None and kind != TIKTOKEN:
+        raise UserError("--tiktoken-scheme", f"not taken with --tokenizer-type {kind}", "drop it")
+    if scheme is not None and scheme not in get_args(TiktokenScheme):
+        raise UserError(f"--tiktoken-scheme {scheme}", "unknown", nearest(scheme, get_args(TiktokenScheme)))
 
 
 def input_files(pattern: str) -> list[Path]:

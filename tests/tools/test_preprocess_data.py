@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import importlib
 import json
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -109,15 +112,62 @@ def test_keys_and_patterns(tmp_path: Path, corpus: Path, tokenizer: Path) -> Non
         assert files(tmp_path / f"c_{key}_document") == theirs(tmp_path / f"theirs_{key}", tokenizer, key, eod=True)
 
 
+@pytest.fixture(scope="module")
+def files_of_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model and a tiktoken file of bytes."""
+    folder, written = tmp_path_factory.mktemp("files"), BytesIO()
+    options = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "minloglevel": 2}
+    options |= {"vocab_size": 300, "hard_vocab_limit": False}
+    texts = iter([row["text"].replace("\n", " ") for row in ROWS] * 20)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=written, **options)
+    (folder / "tokenizer.model").write_bytes(written.getvalue())
+    rows = [base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256)]
+    (folder / "ranks.model").write_bytes(b"".join(rows))
+    return folder
+
+
+def sequences(prefix: Path) -> list[list[int]]:
+    indexed: Any = importlib.import_module("megatron.core.datasets.indexed_dataset")
+    return [tokens.tolist() for tokens in indexed.IndexedDataset(str(prefix))]
+
+
+def test_sentencepiece_and_tiktoken_files_give_the_librarys_ids(
+    tmp_path: Path, corpus: Path, tokenizer: Path, files_of_libraries: Path
+) -> None:
+    """Without BOS, as Megatron's own SentencePiece tokenizer; a tiktoken file of bytes gives the bytes."""
+    pytest.importorskip("megatron.core")
+    texts = [row["text"] for row in ROWS if row["text"]]
+    model = files_of_libraries / "tokenizer.model"
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    ranks = ["--tokenizer-model", files_of_libraries / "ranks.model", "--tiktoken-scheme", "llama3"]
+    cases = {
+        "SentencePieceTokenizer": (["--tokenizer-model", model], [[*theirs.encode(text), 2] for text in texts]),
+        "TikTokenizer": (ranks, [[*text.encode(), 257] for text in texts]),
+    }
+    for kind, (more, expected) in cases.items():
+        inputs = flags(corpus, tokenizer, tmp_path / kind)
+        done = tool(*inputs, "--append-eod", "--tokenizer-type", kind, *more)
+        assert done.returncode == 0, done.stderr
+        assert sequences(tmp_path / f"{kind}_text_document") == expected
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         (["--tokenizer-type", "GPT2BPETokenizer"], "--tokenizer-type GPT2BPETokenizer: not supported; save it with"),
+        (["--tokenizer-type", "TikTokenizer"], "a directory where TikTokenizer takes a file; give the file"),
+        (["--tokenizer-type", "TikTokenizer", "--tokenizer-model", "vocab.json"], "JSON is not read as a TikTokenizer"),
+        (["--tiktoken-scheme", "llama3"], "--tiktoken-scheme: not taken with --tokenizer-type HuggingFaceTokenizer"),
+        (
+            ["--tokenizer-type", "TikTokenizer", "--tokenizer-model", "t.model", "--tiktoken-scheme", "lama3"],
+            "--tiktoken-scheme lama3: unknown; did you mean 'llama3'?",
+        ),
+        (["--tiktoken-pattern", "v2"], "--tiktoken-pattern: not taken here; name the split pattern and control tokens"),
         (["--partitions", 4], "--partitions 4: the input is read in one pass; drop it"),
         (["--workers", 0], "--workers 0: expected 1 or more"),
         (["--json-keys", "body"], "corpus.jsonl:1: expected a string under 'body', no such key"),
         (["--input", "nowhere-*.jsonl"], "--input nowhere-*.jsonl: no such file"),
-        (["--tokenizer-model", "nowhere"], "nowhere/tokenizer.json: no such file"),
+        (["--tokenizer-model", "nowhere"], "nowhere: no such file or directory; give a Hugging Face directory"),
         (
             ["--split-sentences", "--lang", "german", "--vocab-file", "v.json"],
             "--split-sentences, --lang, --vocab-file: not taken here; documents are tokenized whole: drop it; save it",
