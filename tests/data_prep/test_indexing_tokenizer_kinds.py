@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import itertools
 import tempfile
 from pathlib import Path
 
 import pytest
+import sentencepiece
+import tiktoken
 import tokenizer_kinds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 from tokenizer_kinds import KINDS, ORACLES, Kind, lines
 
 from data_prep.indexing.tiktoken_file import SCHEMES
@@ -122,3 +126,29 @@ def test_llamas_control_ids_are_the_published_ones() -> None:
     published |= {200080: "image_start", 200090: "image", 200092: "patch", 201143: "reasoning_thinking_end"}
     assert {index: four[index] for index in published} == {index: f"<|{name}|>" for index, name in published.items()}
     assert list(itertools.islice(reversed(four), 1)) == [202047]
+
+
+def test_a_tiktoken_word_may_have_a_rank_that_no_merges_reach(tmp_path: Path) -> None:
+    """tiktoken looks a whole word up before it merges: 'abc' has a rank, 'ab' and 'bc' have none."""
+    known = {bytes([byte]): byte for byte in range(256)} | {b"abc": 256}
+    path = tmp_path / "r50k_base.tiktoken"
+    path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in known.items()))
+    ours = load_tokenizer(path, IndexSettings(**TEXT))
+    theirs = tiktoken.Encoding(
+        "r", pat_str=tokenizer_kinds.pattern("r50k_base"), mergeable_ranks=known, special_tokens={}
+    )
+    assert ids(ours, ["abc", "xabc"]) == [[256], [*b"xabc"]]
+    assert ids(ours, ["abc", "xabc"]) == theirs.encode_ordinary_batch(["abc", "xabc"])
+
+
+def test_bytes_spelled_out_are_text_in_sentencepiece(tmp_path: Path) -> None:
+    """Where merges would lead to a byte piece, the library does not take them."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(made("sentencepiece_bpe")[0].path.read_bytes())
+    for piece in ("<", "0", "x", "<0", "<0x", "4", "1", ">", "41", "<0x41", "</", "s", "</s"):
+        if piece not in {known.piece for known in proto.pieces}:
+            proto.pieces.add(piece=piece, score=-10000.0 - len(piece), type=1)
+    (tmp_path / "m.model").write_bytes(proto.SerializeToString())
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    texts = ["a <0x41> b", "x<0x41>y", "é<0x41>", "</s> <0x41></s>", "<0x411>"]
+    assert ids(load_tokenizer(tmp_path, IndexSettings(**TEXT)), texts) == theirs.encode(texts)
