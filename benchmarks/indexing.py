@@ -93,7 +93,11 @@ def rates(work: Path, megabytes: int, repeats: int) -> dict[str, object]:
 
 
 def ratio(values: list[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
 
 
 def memory(work: Path, megabytes: list[int]) -> list[dict[str, object]]:
@@ -201,7 +205,10 @@ def prepare(work: Path, megabytes: int, large: int) -> None:
         (work / "tokenizer" / "tokenizer.json").write_bytes(orjson.dumps(files.spec))
         (work / "tokenizer" / "tokenizer_config.json").write_bytes(orjson.dumps(dict(files.named)))
     sentences = read_sentences()
-    for variant, wanted in (("plain", {*sizes(megabytes, 1), *sizes(megabytes, 10), large}), ("chains", sizes(megabytes, 1))):
+    for variant, wanted in (
+        ("plain", {*sizes(megabytes, 1), *sizes(megabytes, 10), large}),
+        ("chains", sizes(megabytes, 1)),
+    ):
         for size in wanted:
             path = corpus(work, variant, size)
             if size and not path.exists():
@@ -223,9 +230,11 @@ def write(path: Path, megabytes: int, sentences: list[str], chains: bool) -> Non
     size = number = 0
     with path.with_suffix(".partial").open("wb") as out:
         while size < megabytes * 1_000_000:
-            row = chain_row(drawn, sentences, words, number) if chains else {
-                "id": f"document-{number}", "text": passage(drawn, sentences, words), "source": "sample"
-            }
+            row = (
+                chain_row(drawn, sentences, words, number)
+                if chains
+                else {"id": f"document-{number}", "text": passage(drawn, sentences, words), "source": "sample"}
+            )
             out.write(orjson.dumps(row) + b"\n")
             size += len(str(row["text"]).encode())
             number += 1
@@ -257,10 +266,20 @@ def chain_row(drawn: random.Random, sentences: list[str], words: list[str], numb
         parts.append(("\n\nQuestions about the text:\n\n", "template", -1))
         for pair in range(5 * place, 5 * place + 5):
             parts += [("Question: ", "template", -1), (drawn.choice(sentences), "question", pair)]
-            parts += [("\nAnswer: ", "template", -1), (drawn.choice(sentences), "answer", pair), ("\n\n", "template", -1)]
+            parts += [
+                ("\nAnswer: ", "template", -1),
+                (drawn.choice(sentences), "answer", pair),
+                ("\n\n", "template", -1),
+            ]
         origins.append(Origin(f"document-{2 * number + place}", "sample", 0, len(text), (CHECKS,) * 5))
-    return TrainingText(f"chain-{number}", "".join(part for part, _, _ in parts), tuple(origins), "en/classic@1", 1234,
-                        tuple(spans(parts, Span))).to_json()
+    return TrainingText(
+        f"chain-{number}",
+        "".join(part for part, _, _ in parts),
+        tuple(origins),
+        "en/classic@1",
+        1234,
+        tuple(spans(parts, Span)),
+    ).to_json()
 
 
 def spans(parts: list[tuple[str, str, int]], kind: type) -> Iterator[object]:

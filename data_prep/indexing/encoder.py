@@ -27,6 +27,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What a tokenizer is tried with: gigatoken knows a split pattern or not, and may take one for another.
+PROBES = (
+    "The cell divides; it's 12,345.67 times (or so) — “quoted” text.\n\n\n\tIndented  twice,   thrice.\r\n",
+    "I'LL we've they'D DON'T don't 'tis o'clock's 1234567890 3.14e-10 v2.0.1 0x1F #tag @name a_b __init__ CamelCase",
+    " leading, trailing  ",
+    "\n",
+    "   \n   x\t\t\n \n",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. Ça coûte 3 €, señor! İstanbul ΑΒΓ αβγ Привет",
+    "数据需要清洗。日本語のテキスト、한국어 텍스트. ภาษาไทย العربية עברית हिन्दी",
+    "🙂👩‍👩‍👧 e\u0301 \u00a0\u2003\u3000\u200b\ufeff ½ ² ٣ Ⅻ ﬁ \x00\x01\x7f\x80",
+    "<|endoftext|><s></s>[INST]<unk>{{ }} ../path\\to C:\\x http://a.b/c?d=e&f=g#h user@host.org",
+    "def f(x):\n    return {'a': [1, 2, 3]}  # done\n\n\nclass A(B):\n\tpass\n",
+)
+
 # Growth of the process after which gigatoken's cache is thrown away [bytes].
 RENEW_BYTES = 128 << 20
 
@@ -37,7 +51,6 @@ class Encoder:
     def __init__(self, tokenizer: TextTokenizer, fast: bool = True) -> None:
         self._tokenizer = tokenizer
         self._fast = _FastEncoder.load(tokenizer) if fast else None
-        _slow(tokenizer.encoder, [""])  # made now: reading it takes most of the memory that a worker ever has
         give_back()
         library = "gigatoken" if self._fast else "tokenizers"
         self.name = f"{library} {version(library)}"
@@ -84,11 +97,18 @@ class _FastEncoder:
     def load(cls, tokenizer: TextTokenizer) -> _FastEncoder | None:
         """None where gigatoken does not know this kind of tokenizer, which is logged."""
         try:
-            return cls(tokenizer.fast_spec)
+            made = cls(tokenizer.fast_spec)
         except Exception as error:  # its Rust side raises several kinds, for formats it does not know
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             logger.info("gigatoken cannot take this tokenizer (%s): the tokenizers library encodes", reason)
             return None
+        known = tokenizer.identity.vocab_size  # ids above are lent, and their texts go to the tokenizers library anyway
+        for probe in PROBES:
+            ours, theirs = made.encode([probe.encode()]).values, _slow(tokenizer.encoder, [probe]).values
+            if not (ours >= known).any() and not np.array_equal(ours, theirs):
+                logger.info("gigatoken takes this tokenizer for another one: the tokenizers library encodes")
+                return None
+        return made
 
     def encode(self, blobs: Sequence[bytes]) -> Ragged:
         if resident_bytes() > self._limit:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,11 @@ class TextTokenizer:
     """
 
     identity: TokenizerIdentity
-    spec: bytes
-    fast_spec: bytes
-    control: Mapping[str, int]
-    forbidden: np.ndarray
-    spelling: Spelling
+    spec: bytes = field(repr=False)
+    fast_spec: bytes = field(repr=False)
+    control: Mapping[str, int] = field(repr=False)
+    forbidden: np.ndarray = field(repr=False)
+    spelling: Spelling = field(repr=False)
     coverage: Coverage
 
     @cached_property

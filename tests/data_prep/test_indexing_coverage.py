@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from tokenizer_kinds import KINDS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from data_prep.indexing.coverage import Coverage
+from data_prep.indexing.coverage import Coverage, coverage_of
 from data_prep.indexing.tokenizer import load_tokenizer
 from data_prep.settings import IndexSettings
+
+
+def coverage_for(tokenizer: Tokenizer) -> Coverage:
+    return coverage_of(json.loads(tokenizer.to_str()), tokenizer.get_vocab(with_added_tokens=False))
+
 
 RAW = {"prepend_bos": False, "append_eod": False}
 
@@ -28,9 +34,9 @@ def byte_level(without: bytes) -> Tokenizer:
 
 def test_bytes_without_a_token_are_counted_as_characters() -> None:
     tokenizer = byte_level(without=b"\x00\x01q")
-    coverage = Coverage(tokenizer)
+    coverage = coverage_for(tokenizer)
     for text, lost in (("a quick q\x01 数据", 3), ("nothing here 数据", 0), ("", 0), ("\x00" * 5, 5)):
-        assert coverage.uncovered(text) == lost
+        assert coverage.uncovered(text, tokenizer) == lost
         assert len(tokenizer.decode(tokenizer.encode(text).ids)) == len(text) - lost
     assert not coverage.complete
 
@@ -42,14 +48,14 @@ def test_a_character_is_lost_with_any_of_its_bytes() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     lost = [chr(code) for code in range(0x80, 0x3000) if len(tokenizer.encode(chr(code)).ids) < len(chr(code).encode())]
     assert len(lost) > 50
-    assert Coverage(tokenizer).uncovered("ab" + "".join(lost) + "c") == len(lost)
+    assert coverage_for(tokenizer).uncovered("ab" + "".join(lost) + "c", tokenizer) == len(lost)
 
 
 @pytest.mark.parametrize("name", ["byte_level", "sentencepiece_bpe", "sentencepiece_unigram", "llama3"])
 def test_kinds_that_cover_every_byte(tmp_path: Path, name: str) -> None:
     kind = KINDS[name](tmp_path)
     ours = load_tokenizer(kind.path, IndexSettings(tiktoken_scheme=kind.scheme, **RAW))
-    assert Coverage(ours.encoder).complete
+    assert ours.coverage.complete
     assert ours.uncovered("\x00\U0010ffff数据 any </s>") == 0
 
 
@@ -71,6 +77,6 @@ def test_unknown_characters_are_counted(tmp_path: Path, name: str, text: str, lo
 
 def test_bpe_without_unk_leaves_characters_out(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, " ": 3}, [("a", "b")]))
-    coverage = Coverage(tokenizer)
-    assert coverage.uncovered("ab ?a?b") == 2 == len("ab ?a?b") - len("ab" + " " + "a" + "b")
-    assert coverage.uncovered("ab ab") == 0
+    coverage = coverage_for(tokenizer)
+    assert coverage.uncovered("ab ?a?b", tokenizer) == 2 == len("ab ?a?b") - len("ab" + " " + "a" + "b")
+    assert coverage.uncovered("ab ab", tokenizer) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,16 @@ def test_an_unknown_kind_falls_back_and_says_so(tmp_path: Path, caplog: pytest.L
     assert encode(encoder, WORDS) == [unknown.encoder.encode(text).ids for text in WORDS]
 
 
+def test_a_kind_taken_for_another_falls_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """gigatoken 0.10 splits by GPT-2's pattern where the tokenizer says use_regex=False."""
+    spec = json.loads((llama3_like(tmp_path) / "tokenizer.json").read_text())
+    spec["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with caplog.at_level(logging.INFO):
+        encoder = Encoder(load_tokenizer(tmp_path, IndexSettings()))
+    assert encoder.name.startswith("tokenizers ") and "takes this tokenizer for another one" in caplog.text
+
+
 def test_sentencepiece_kind_agrees(tmp_path: Path) -> None:
     ours = load_tokenizer(metaspace(tmp_path), IndexSettings())
     texts = [text for text in HARD if text]
@@ -108,6 +119,7 @@ def test_a_disagreement_stops_the_shard(tmp_path: Path, folder: Path, monkeypatc
         return Ragged(np.where(found.values == found.values[-1], 5, found.values), found.bounds)
 
     write_jsonl(tmp_path / "in.jsonl", [{"id": "one", "text": WORDS[0]}])
+    monkeypatch.setattr(encoder_module, "PROBES", ())  # they would find it at once
     monkeypatch.setattr(encoder_module._FastEncoder, "encode", wrong)
     with pytest.raises(UserError, match=r"in.jsonl:1: gigatoken .* disagree .*; set encoder=tokenizers"):
         index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "d")

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 from tokenizer_kinds import KINDS, ORACLES, Kind, lines
+from tokenizers_for_tests import encode_batch
 
 from data_prep.indexing.tiktoken_file import SCHEMES
 from data_prep.indexing.tokenizer import TextTokenizer, load_tokenizer
@@ -32,7 +33,7 @@ def made(name: str) -> tuple[Kind, TextTokenizer]:
 
 
 def ids(tokenizer: TextTokenizer, texts: list[str]) -> list[list[int]]:
-    return [tokens.tolist() for tokens in tokenizer.encode_batch(texts)]
+    return [tokens.tolist() for tokens in encode_batch(tokenizer, texts)]
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -89,7 +90,7 @@ def test_control_tokens_are_the_ones_that_were_trained(name: str) -> None:
 def test_bos_and_eod_by_the_models_own_rule(name: str, bos: str | None, eos: str) -> None:
     kind, _ = made(name)
     assert kind.encode is not None
-    tokens = load_tokenizer(kind.path, IndexSettings(tiktoken_scheme=kind.scheme)).encode_batch(["a cell"])[0].tolist()
+    tokens = encode_batch(load_tokenizer(kind.path, IndexSettings(tiktoken_scheme=kind.scheme)), ["a cell"])[0].tolist()
     head = [] if bos is None else [kind.control[bos]]
     assert tokens == [*head, *kind.encode("a cell"), kind.control[eos]]
 

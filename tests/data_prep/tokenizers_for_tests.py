@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from data_prep.indexing.documents import DocumentMaker
+from data_prep.indexing.encoder import Encoder
+from data_prep.indexing.rows import Batch
+from data_prep.indexing.tokenizer import TextTokenizer
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -67,3 +75,16 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
     config = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "additional_special_tokens": ["<|turn|>"]}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+_LAST: list[Any] = []  # a tokenizer and the maker over it
+
+
+def encode_batch(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids of each text as the document it becomes; an empty array for a text without a token."""
+    batch = Batch([f"text {number}" for number in range(len(texts))], [{}] * len(texts), list(texts))
+    if not _LAST or _LAST[0] is not tokenizer:
+        _LAST[:] = [tokenizer, DocumentMaker(tokenizer, Encoder(tokenizer))]
+    made = _LAST[1].make(batch, "text")
+    found = dict(zip(made.kept, range(len(made.kept)), strict=True))
+    return [made.tokens[found[place]] if place in found else np.empty(0, np.int64) for place in range(len(texts))]
