@@ -44,7 +44,7 @@ setup(
     packages=find_packages(include=["data_prep*", "megatron_ipt*"]),
     include_package_data=True,
     package_data={
-        "data_prep": ["**/*.yaml", "**/*.jsonl", "py.typed"],
+        "data_prep": ["**/*.yaml", "**/*.jsonl", "**/*.css", "py.typed"],
         "megatron_ipt": ["**/*.txt", "**/*.html", "**/*.css", "**/*.js", "py.typed"],
     },
     install_requires=[

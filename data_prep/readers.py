@@ -62,6 +62,15 @@ def read_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object) of a JSONL or Parquet file; a Parquet row's nulls are left out.
+
+    Raises:
+        UserError: names file:line.
+    """
+    return _rows(Path(path))
+
+
 def read_chains(path: Path | str) -> Iterator[Chain]:
     """The chains of a file that `ipt data synthesize` or `check` wrote.
 

@@ -94,9 +94,41 @@ class CheckSettings(Settings):
 class RenderSettings(Settings):
     """ipt data render: chains -> training text in sampled styles."""
 
-    language: str = Field("en", description="folder of templates under data_prep/templates")
-    mode: Literal["classic"] = Field("classic", description="layout of a text and its pairs (paper's templates)")
-    seed: int = Field(1234, description="seed of the style draws; a draw depends on (seed, document id, axis) only")
+    language: str = Field("en", description="folder of templates: en, de, zh, or one of your own under --templates")
+    templates: Path | None = Field(None, description="folder that holds language folders; default: ours")
+    mode: Literal["paper", "classic", "dialogue", "numbered", "worked_examples", "next_turn", "questions_only"] = Field(
+        "paper", description="how texts and pairs stand together; paper: drawn for each chain at its weights"
+    )
+    layout: Literal["open_book", "closed_book", "both"] = Field(
+        "open_book",
+        description="texts with their pairs; pairs alone, the texts going on as raw text; or a document of each",
+    )
+    inversion: float = Field(
+        0.05,
+        ge=0.0,
+        le=1.0,
+        description="share of classic and dialogue documents with the pairs before the text (paper: 0.05)",
+    )
+    unanswerable: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of multiple-choice questions that get one more option, never right: 'Cannot be determined'",
+    )
+    seed: int = Field(1234, description="seed of the draws; a draw depends on (seed, document id, axis) only")
+
+
+class InstructionSettings(Settings):
+    """ipt data render-instructions: rows of instructions -> training text `{question} {response}`."""
+
+    question_key: str = Field("question", description="key of the question")
+    response_key: str = Field("response", description="key of the response")
+    system_key: str = Field("system", description="key of a system prompt; rows may lack it")
+    id_key: str = Field("id", description="key of the row's id; default: FILE:LINE")
+    chat_template: Path | None = Field(
+        None,
+        description="Hugging Face tokenizer directory whose chat template renders the rows; default: plain text",
+    )
 
 
 class IndexSettings(Settings):

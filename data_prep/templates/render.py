@@ -1,7 +1,9 @@
 """ipt data render: chains become training text in sampled styles, all other text stays raw.
 
-Writes OUT/augmented.jsonl (one training text a chain), OUT/raw.jsonl (every part of a document that
-is in no chain) and OUT/summary.json.  A character of the corpus is in one of the two, never in both.
+Writes OUT/augmented.jsonl (the training texts of the chains), OUT/raw.jsonl and OUT/summary.json.  With the layouts
+open_book and both, raw.jsonl has every part of a document that is in no chain; with closed_book it has every document
+whole, as the pairs stand without their text.  A character of the corpus is a text of augmented.jsonl or of raw.jsonl,
+never of both; only pairs are repeated, by the layout both.
 """
 
 from __future__ import annotations
@@ -12,12 +14,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.draws import draw_index
 from data_prep.errors import UserError
-from data_prep.readers import atomic_file, json_line, read_chains, read_documents, read_jsonl, write_json
-from data_prep.records import AugmentedText, Chain, Document, Span, TrainingText
+from data_prep.readers import atomic_file, json_line, read_documents, read_rows, write_json
+from data_prep.records import AugmentedText, Chain, Document, Origin, Span, TrainingText
 from data_prep.settings import RenderSettings
-from data_prep.templates.styles import Part, Styles, fill, fill_pair, load_styles, pair_kind
+from data_prep.templates.documents import Rendered, render_chain
+from data_prep.templates.input import check_text, sound_chains
+from data_prep.templates.modes import WITHOUT_ANSWERS
+from data_prep.templates.styles import Styles, load_styles
+
+COUNTS = (
+    "documents",
+    "characters",
+    "chains",
+    "chain_texts",
+    "chain_characters",
+    "raw_texts",
+    "raw_characters",
+    "blank_characters",
+    "leftover_texts",
+    "open_book_documents",
+    "closed_book_documents",
+    "inverted_documents",
+    "pairs",
+    "pairs_repeated",
+    "answers_lost",
+    "unanswerable_options",
+    "questions_in_order",
+)
 
 
 def render(
@@ -27,46 +51,57 @@ def render(
     documents_path: Path | str,
     out_dir: Path | str,
 ) -> dict[str, Any]:
-    """Renders a corpus and returns what summary.json says: every character is in a chain, raw, or blank.
+    """Renders a corpus and returns what summary.json says.
+
+    `characters` is the sum of `chain_characters` (in a training text with pairs), `raw_characters` and
+    `blank_characters`; `pairs_repeated` stand in two training texts; `answers_lost` were left out by a mode that says
+    so; `questions_in_order` kept the order of their options, as the pair itself names them.
 
     Args:
         leftovers: file or files of texts that got or kept no pairs; each must be of the corpus and in no chain.
 
     Raises:
-        UserError: a text that is not of the corpus (any more), or that is used twice.
+        UserError: a text that is not of the corpus (any more), or that is used twice; templates that are not sound.
     """
     folder = Path(out_dir)
-    styles = load_styles(settings.language, settings.mode)
+    styles = styles_of(settings)
     counts: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
     ledger = Ledger()
     # Both files or neither: one of each rendering would have texts in both, or in none.
     with atomic_file(folder / "augmented.jsonl") as augmented, atomic_file(folder / "raw.jsonl") as raw:
-        for chain in _chains(chains_path, ledger, counts):
-            augmented.write(json_line(render_chain(chain, styles, settings.seed).to_json()))
+        for chain in _chains(chains_path, settings, ledger, counts):
+            for document in render_chain(chain, styles, settings):
+                _count(document, counts, modes)
+                augmented.write(json_line(document.text.to_json()))
         for path in [leftovers] if isinstance(leftovers, Path | str) else leftovers:
-            for row in read_jsonl(path):
-                ledger.add(AugmentedText.from_json(row), in_chain=False)
+            for text in _leftovers(path):
+                ledger.add(text, in_chain=False)
                 counts["leftover_texts"] += 1
-        for text in _raw_texts(documents_path, ledger, counts):
-            raw.write(json_line(text.to_json()))
+        for rest in _raw_texts(documents_path, ledger, counts):
+            raw.write(json_line(rest.to_json()))
         ledger.check_empty(documents_path)
-    summary = {"styles": styles.name, **{name: counts[name] for name in COUNTS}}
+    summary = {
+        "templates": styles.name,
+        "versions": [f"{name} {version}" for name, version in styles.versions.items()],
+        "layout": settings.layout,
+        **{name: counts[name] for name in COUNTS},
+        "modes": dict(sorted(modes.items())),
+    }
     write_json(folder / "summary.json", summary)
     return summary
 
 
-COUNTS = (
-    "documents",
-    "characters",
-    "chains",
-    "chain_texts",
-    "chain_characters",
-    "pairs",
-    "raw_texts",
-    "raw_characters",
-    "blank_characters",
-    "leftover_texts",
-)
+def styles_of(settings: RenderSettings) -> Styles:
+    """The styles that the settings name.
+
+    Raises:
+        UserError: they are not sound, or mode and layout leave nothing to write.
+    """
+    if settings.layout != "open_book" and settings.mode in WITHOUT_ANSWERS:
+        problem = f"'{settings.mode}' leaves answers out and '{settings.layout}' texts: questions alone would be left"
+        raise UserError("layout", problem, "choose open_book, or another mode")
+    return load_styles(settings.language, settings.templates)
 
 
 @dataclass
@@ -76,7 +111,7 @@ class Ledger:
     parts: dict[str, list[tuple[AugmentedText, bool]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, text: AugmentedText, in_chain: bool) -> None:
-        """Notes that `text` is in a chain, or is known to be raw."""
+        """Notes that `text` is in a training text with pairs, or goes on as raw text."""
         self.parts[text.document_id].append((text, in_chain))
 
     def take(self, document: Document) -> list[tuple[int, int]]:
@@ -111,61 +146,34 @@ class Ledger:
             raise UserError(documents_path, problem, "render with the documents that were synthesized")
 
 
-def render_chain(chain: Chain, styles: Styles, seed: int) -> TrainingText:
-    """One training text of the chain's texts, each with its pairs; spans cover it without gap."""
-    delimiter = draw_index(seed, chain.id, "delimiter", len(styles.lists["delimiters"]))
-    parts: list[Part] = []
-    names = [f"{styles.name} delimiter={delimiter}"]
-    for place, text in enumerate(chain.texts):
-        if place:
-            parts.append(("template", styles.lists["delimiters"][delimiter]))
-        text_parts, name = _render_text(text, styles, seed)
-        parts += text_parts
-        names.append(name)
-    documents = tuple(dict.fromkeys(text.document_id for text in chain.texts))
-    return TrainingText(chain.id, "".join(part for _, part in parts), documents, "; ".join(names), spans_of(parts))
-
-
-def _render_text(text: AugmentedText, styles: Styles, seed: int) -> tuple[list[Part], str]:
-    """The parts of a text and its pairs, and the styles drawn, by list and index."""
-    identifier = f"{text.document_id}:{text.start}"
-    drawn: dict[str, int] = {}
-
-    def choose(name: str) -> str:
-        drawn[name] = draw_index(seed, identifier, name, len(styles.lists[name]))
-        return styles.lists[name][drawn[name]]
-
-    parts = [*fill(choose("texts"), {"text": text.text}), ("template", choose("lead_ins"))]
-    separator = choose("separators")
-    for place, pair in enumerate(text.pairs):
-        if place:
-            parts.append(("template", separator))
-        option_line = choose("option_lines") if pair.options else ""
-        parts += fill_pair(choose(pair_kind(pair)), option_line, pair)
-    return parts, ",".join(f"{name}={index}" for name, index in drawn.items())
-
-
-def spans_of(parts: Sequence[Part]) -> tuple[Span, ...]:
-    """Spans of the joined parts; neighbours of a class are one span, empty parts are none."""
-    spans: list[Span] = []
-    for kind, part in parts:
-        start = spans[-1].end if spans else 0
-        if part and spans and spans[-1].kind == kind:
-            spans[-1] = Span(spans[-1].start, start + len(part), kind)
-        elif part:
-            spans.append(Span(start, start + len(part), kind))
-    return tuple(spans)
-
-
-def _chains(path: Path | str, ledger: Ledger, counts: Counter[str]) -> Iterator[Chain]:
-    for chain in read_chains(path):
+def _chains(path: Path | str, settings: RenderSettings, ledger: Ledger, counts: Counter[str]) -> Iterator[Chain]:
+    with_text = settings.layout != "closed_book"
+    for chain in sound_chains(path):
         for text in chain.texts:
-            ledger.add(text, in_chain=True)
-            counts["chain_characters"] += len(text.text)
+            ledger.add(text, in_chain=with_text)
+            counts["chain_characters"] += len(text.text) if with_text else 0
             counts["pairs"] += len(text.pairs)
+            counts["pairs_repeated"] += len(text.pairs) if settings.layout == "both" else 0
         counts["chains"] += 1
         counts["chain_texts"] += len(chain.texts)
         yield chain
+
+
+def _leftovers(path: Path | str) -> Iterator[AugmentedText]:
+    for where, row in read_rows(path):
+        try:
+            text = AugmentedText.from_json(row)
+        except (KeyError, TypeError, AttributeError) as error:
+            mend = "give what `ipt data synthesize` or `check` wrote beside its chains"
+            raise UserError(where, f"not a text of a chain ({type(error).__name__}: {error})", mend) from error
+        check_text(where, text)
+        yield text
+
+
+def _count(document: Rendered, counts: Counter[str], modes: Counter[str]) -> None:
+    counts.update(document.counts)
+    counts["inverted_documents"] += document.inverted
+    modes[document.mode] += 1
 
 
 def _raw_texts(documents_path: Path | str, ledger: Ledger, counts: Counter[str]) -> Iterator[TrainingText]:
@@ -182,7 +190,8 @@ def _raw_texts(documents_path: Path | str, ledger: Ledger, counts: Counter[str])
             counts["raw_characters"] += len(part)
             whole = end - start == len(document.text)
             identifier = document.id if whole else f"{document.id}:{start}-{end}"
-            yield TrainingText(identifier, part, (document.id,), "raw", (Span(0, len(part), "text"),))
+            origin = Origin(document.id, document.source, start, end)
+            yield TrainingText(identifier, part, (origin,), spans=(Span(0, len(part), "text", 0),))
 
 
 def gaps(taken: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int]]:

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from data_prep.errors import UserError
-from data_prep.settings import CheckSettings, FetchSettings, IndexSettings, RenderSettings, SynthesizeSettings
+from data_prep.settings import (
+    CheckSettings,
+    FetchSettings,
+    IndexSettings,
+    InstructionSettings,
+    RenderSettings,
+    SynthesizeSettings,
+)
 from megatron_ipt.cli import steps, tables
 from megatron_ipt.cli.options import settings_options
 
@@ -62,17 +69,40 @@ def check(
 @settings_options(RenderSettings)
 def render(
     chains: Annotated[Path, typer.Argument(help="checked chains, JSONL")],
-    documents: Annotated[Path, typer.Argument(help="the corpus they were made from, JSONL")],
-    out: Annotated[Path, typer.Argument(help="folder for augmented.jsonl and raw.jsonl")],
+    documents: Annotated[Path | None, typer.Argument(help="the corpus they were made from, JSONL")] = None,
+    out: Annotated[Path | None, typer.Argument(help="folder for augmented.jsonl and raw.jsonl")] = None,
     leftovers: Annotated[
         list[Path] | None, typer.Option(help="texts without pairs; default: CHAINS.leftover.jsonl, where it is")
     ] = None,
+    preview: Annotated[
+        int | None, typer.Option(min=1, help="show the first documents with their spans in colour [documents]")
+    ] = None,
+    preview_html: Annotated[Path | None, typer.Option(help="write that look as an HTML page (default: 10)")] = None,
     *,
     settings: RenderSettings,
 ) -> None:
-    """Turn chains into training text; every document that is in no chain goes on as raw text."""
-    beside = steps.leftover_of(chains)
-    steps.render(settings, chains, leftovers or [beside] * beside.exists(), documents, out)
+    """Turn chains into training text; every document that is in no chain goes on as raw text.
+
+    With --preview or --preview-html it shows what the documents look like; without OUT it does nothing else.
+    """
+    if preview or preview_html:
+        steps.preview(settings, chains, preview, preview_html)
+    if documents is not None and out is not None:
+        beside = steps.leftover_of(chains)
+        steps.render(settings, chains, leftovers or [beside] * beside.exists(), documents, out)
+    elif not (preview or preview_html):
+        raise UserError("OUT", "where to write is not said", "give CHAINS DOCUMENTS OUT, or --preview 3 for a look")
+
+
+@app.command()
+@settings_options(InstructionSettings)
+def render_instructions(
+    inputs: Annotated[list[Path], typer.Argument(help="rows with a question and a response: JSONL, Parquet")],
+    out: Annotated[Path, typer.Option(help="training text to write, JSONL")],
+    settings: InstructionSettings,
+) -> None:
+    """Turn rows of general instructions into training text: "{question} {response}", or a chat template."""
+    steps.render_instructions(settings, inputs, out)
 
 
 @app.command()

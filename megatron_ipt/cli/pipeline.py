@@ -125,6 +125,12 @@ def _leftovers(run: Context) -> list[Path]:
     return [steps.leftover_of(path) for path in (run.paths.chains, run.paths.checked)]
 
 
+def _templates(run: Context) -> list[Path]:
+    """The user's own templates, where the recipe names some."""
+    settings = section(run.recipe, "render")
+    return sorted((settings.templates / settings.language).glob("*.yaml")) if settings.templates else []
+
+
 def _demonstrations(run: Context) -> list[Path]:
     path = section(run.recipe, "synthesize").demonstrations
     return [path] if path is not None and path.exists() else []
@@ -211,7 +217,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "render",
         ("render",),
-        lambda run: [run.paths.checked, run.paths.documents, *_leftovers(run)],
+        lambda run: [run.paths.checked, run.paths.documents, *_leftovers(run), *_templates(run)],
         lambda run: [run.paths.text / "augmented.jsonl", run.paths.text / "raw.jsonl"],
         lambda run: steps.render(
             section(run.recipe, "render"), run.paths.checked, _leftovers(run), run.paths.documents, run.paths.text

@@ -14,6 +14,7 @@ from data_prep.settings import (
     CheckSettings,
     FetchSettings,
     IndexSettings,
+    InstructionSettings,
     RenderSettings,
     SynthesizeSettings,
 )
@@ -49,6 +50,25 @@ def render(settings: RenderSettings, chains: Path, leftovers: Sequence[Path], do
     from data_prep.templates.render import render as run
 
     tables.show_counts("training text", run(settings, chains, leftovers, documents, out))
+
+
+def preview(settings: RenderSettings, chains: Path, count: int | None, html: Path | None) -> None:
+    """Show documents in the terminal, as a page, or both."""
+    from data_prep.templates.preview import documents, show
+    from data_prep.templates.preview_page import write_page
+
+    texts = documents(settings, chains, count or 10)
+    if count:
+        show(texts, tables.console())
+    if html:
+        write_page(texts, html)
+        tables.console().print(f"wrote {html}")
+
+
+def render_instructions(settings: InstructionSettings, inputs: Sequence[Path], out: Path) -> None:
+    from data_prep.templates.instructions import render_instructions as run
+
+    tables.show_counts("instructions", run(settings, inputs, out))
 
 
 def leftover_of(chains: Path) -> Path:

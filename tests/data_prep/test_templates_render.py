@@ -1,63 +1,27 @@
-"""Rendering: no answer lost, spans cover the text, every character of the corpus is used once."""
+"""Rendering files: every character of the corpus is used once, in every layout, whatever the order of chains."""
 
+from __future__ import annotations
+
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from templates_data import PAIRS, covers, said
 
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
 from data_prep.records import AugmentedText, Chain, Pair, TrainingText
 from data_prep.settings import RenderSettings
-from data_prep.synthesis.wire import THINK_LINE, recognise
-from data_prep.templates.render import gaps, render, render_chain
-from data_prep.templates.styles import FIELDS, fill_pair, load_styles, pair_kind
+from data_prep.templates.documents import render_chain
+from data_prep.templates.input import sound_chains
+from data_prep.templates.render import gaps, render
+from data_prep.templates.styles import OURS, load_styles
 
-STYLES = load_styles("en", "classic")
-OPTIONS = "\nOptions:\n- red\n- blue\n- {answer}"
-THOUGHT = "It is dark.\nTherefore, the answer is blue"
-PAIRS = (
-    recognise("What is {answer}, {text}?", "It is {question}."),
-    recognise("Which?" + OPTIONS, "blue"),
-    recognise("Why?\n" + THINK_LINE, THOUGHT),
-    recognise("Which and why?" + OPTIONS + "\n" + THINK_LINE, THOUGHT),
-)
-
-
-def test_every_style_of_every_kind_keeps_question_options_and_answer():
-    assert [pair_kind(pair) for pair in PAIRS] == ["free", "options", "rationale", "options_rationale"]
-    for pair in PAIRS:
-        for style in STYLES.lists[pair_kind(pair)]:
-            for line in STYLES.lists["option_lines"]:
-                parts = list(fill_pair(style, line, pair))
-                assert [part for kind, part in parts if kind == "answer"] == [pair.answer]
-                asked = "".join(part for kind, part in parts if kind == "question")
-                assert pair.question.partition("\n")[0] in asked
-                assert all(option in asked for option in pair.options)
-                assert "??" not in "".join(part for _, part in parts)
-
-
-TEXTS = st.text(min_size=1, max_size=60)
-CHAINS = st.lists(st.tuples(TEXTS, st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4)), min_size=1, max_size=4)
-
-
-@settings(max_examples=100, deadline=None)
-@given(CHAINS, st.integers(0, 99))
-def test_spans_cover_the_text_and_hold_every_text_and_answer(raw, seed: int):
-    texts = tuple(
-        AugmentedText(f"d{place}", text, tuple(recognise(*pair) for pair in pairs))
-        for place, (text, pairs) in enumerate(raw)
-    )
-    result = render_chain(Chain("c", texts), STYLES, seed)
-    assert [span.start for span in result.spans] == [0, *(span.end for span in result.spans[:-1])]
-    assert result.spans[-1].end == len(result.text) and all(span.start < span.end for span in result.spans)
-    shown = [(span.kind, result.text[span.start : span.end]) for span in result.spans]
-    assert [part for kind, part in shown if kind == "text"] == [text.text for text in texts]
-    wanted = [pair.answer for text in texts for pair in text.pairs]
-    assert [part for kind, part in shown if kind == "answer"] == wanted
-    assert result.document_ids == tuple(text.document_id for text in texts)
+STYLES = load_styles("en")
 
 
 def corpus_of(tmp_path: Path) -> tuple[list[dict], Path]:
@@ -76,28 +40,92 @@ def write(tmp_path: Path, chains: list[tuple[AugmentedText, ...]], left: list[Au
     return tmp_path / "chains.jsonl", tmp_path / "left.jsonl"
 
 
-def test_every_character_of_the_corpus_is_in_a_chain_or_raw_and_never_in_both(tmp_path: Path):
+def texts_of(path: Path) -> list[TrainingText]:
+    return [TrainingText.from_json(row) for row in read_jsonl(path)]
+
+
+LAYOUTS = ("open_book", "closed_book", "both")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_character_of_the_corpus_is_in_a_chain_or_raw_and_never_in_both(tmp_path: Path, layout: str):
     rows, corpus = corpus_of(tmp_path)
     size = len(rows[0]["text"])
     in_chains = [(part(rows, 0, 0, size), part(rows, 1, 10, 20)), (part(rows, 1, 30, size),)]
     left = [part(rows, 1, 20, 30, ()), part(rows, 2, 0, size, ())]
     chains, leftover = write(tmp_path, in_chains, left)
-    summary = render(RenderSettings(), chains, leftover, corpus, tmp_path / "text")
+    summary = render(RenderSettings(layout=layout), chains, leftover, corpus, tmp_path / "text")
     used: Counter[tuple[str, int]] = Counter()
-    for row in read_jsonl(tmp_path / "text" / "raw.jsonl"):
-        text = TrainingText.from_json(row)
-        identifier, _, span = text.id.partition(":")
-        start, end = map(int, span.split("-")) if span else (0, size)
-        assert rows[int(identifier[1:])]["text"][start:end] == text.text
-        used.update((identifier, place) for place in range(start, end))
-    for texts in in_chains:
-        used.update((text.document_id, place) for text in texts for place in range(text.start, text.end))
+    pairs: Counter[str] = Counter()
+    augmented, raw = (texts_of(tmp_path / "text" / f"{name}.jsonl") for name in ("augmented", "raw"))
+    for text in (*augmented, *raw):
+        assert covers(text.spans, len(text.text))
+        for span in text.spans:
+            if span.kind == "text":
+                origin = text.origins[span.of]
+                shown = rows[int(origin.document_id[1:])]["text"][origin.start : origin.end]
+                assert shown == text.text[span.start : span.end]
+                used.update((origin.document_id, place) for place in range(origin.start, origin.end))
+            elif span.kind == "answer":
+                pairs[f"{text.id}-{span.of}"] += 1
     assert used == Counter({(row["id"], place): 1 for row in rows for place in range(size)})
     assert summary["characters"] == 5 * size == summary["chain_characters"] + summary["raw_characters"]
-    assert (summary["chains"], summary["chain_texts"], summary["raw_texts"], summary["leftover_texts"]) == (2, 3, 5, 2)
+    assert (summary["chains"], summary["chain_texts"], summary["leftover_texts"]) == (2, 3, 2)
+    books = {"open_book": (2, 0), "closed_book": (0, 2), "both": (2, 2)}[layout]
+    assert (summary["open_book_documents"], summary["closed_book_documents"]) == books
+    assert len({text.id for text in augmented}) == len(augmented) == sum(books)
+    assert {text.origins for text in augmented} == {text.origins for text in augmented[:: 2 if layout == "both" else 1]}
+    assert summary["pairs"] == 3 * len(PAIRS) and summary["answers_lost"] == 0
+    assert summary["pairs_repeated"] == (3 * len(PAIRS) if layout == "both" else 0)
+    assert len(pairs) == summary["pairs"] + summary["pairs_repeated"]
+    assert summary["raw_texts"] == len(raw) == 5
+    assert all(text.template == "" and text.seed is None for text in raw)
+    assert all(text.seed == 1234 and text.template.startswith("en@") for text in augmented)
 
 
-def test_the_same_input_gives_the_same_bytes_whatever_the_order_of_chains(tmp_path: Path):
+def test_lost_answers_inversions_and_modes_are_counted(tmp_path: Path):
+    rows, corpus = corpus_of(tmp_path)
+    chains, leftover = write(tmp_path, [(part(rows, 0, 0, 53),), (part(rows, 1, 0, 53),)], [])
+    out = tmp_path / "text"
+    summary = render(RenderSettings(mode="questions_only"), chains, leftover, corpus, out)
+    assert summary["answers_lost"] == summary["pairs"] == 2 * len(PAIRS)
+    assert summary["modes"] == {"questions_only": 2}
+    shown = [said(text, "question", of) for text in texts_of(out / "augmented.jsonl") for of in range(len(PAIRS))]
+    assert all(shown) and not any(
+        span.kind == "answer" for text in texts_of(out / "augmented.jsonl") for span in text.spans
+    )
+    summary = render(RenderSettings(mode="dialogue", inversion=1), chains, leftover, corpus, out)
+    assert (summary["answers_lost"], summary["inverted_documents"], summary["modes"]) == (0, 2, {"dialogue": 2})
+    for layout in ("closed_book", "both"):
+        with pytest.raises(UserError, match="questions alone would be left"):
+            render(RenderSettings(mode="questions_only", layout=layout), chains, leftover, corpus, out)
+
+
+def test_a_user_s_own_templates(tmp_path: Path):
+    rows, corpus = corpus_of(tmp_path)
+    chains, leftover = write(tmp_path, [(part(rows, 0, 0, 53, PAIRS[:1]),)], [])
+    shutil.copytree(OURS / "en", tmp_path / "own" / "nn")
+    (tmp_path / "own" / "nn" / "free.yaml").write_text(
+        "version: 7\nanywhere: [['Sp: {question}', 'Sv: {answer}']]\nwith_text: [['Spm: {question}', '{answer}']]\n"
+    )
+    summary = render(
+        RenderSettings(templates=tmp_path / "own", language="nn"), chains, leftover, corpus, tmp_path / "t"
+    )
+    assert "free 7" in summary["versions"] and summary["templates"].startswith("nn@")
+    text = texts_of(tmp_path / "t" / "augmented.jsonl")[0].text
+    assert "Sp: What is" in text or "Spm: What is" in text
+
+
+def test_half_a_surrogate_pair_in_a_chain_is_told_with_its_line(tmp_path: Path):
+    rows, corpus = corpus_of(tmp_path)
+    chains, leftover = write(tmp_path, [(part(rows, 0, 0, 53),)], [])
+    chains.write_text(chains.read_text().replace("It is {question}.", "It is \\ud800."))
+    with pytest.raises(UserError, match=r"chains.jsonl:1: not JSON"):
+        render(RenderSettings(), chains, leftover, corpus, tmp_path / "text")
+    assert not list((tmp_path / "text").glob("*"))
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_order_or_the_shards(tmp_path: Path):
     rows, corpus = corpus_of(tmp_path)
     both = [(part(rows, i, 0, 53),) for i in (0, 1)]
     chains, leftover = write(tmp_path, both, [])
@@ -106,20 +134,12 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_order_of_chains(tmp_pa
     render(RenderSettings(), chains, [leftover], corpus, tmp_path / "two")
     one, two = ((tmp_path / name / "augmented.jsonl").read_bytes().splitlines() for name in ("one", "two"))
     assert one == two[::-1]
-
-
-def test_draws_of_different_axes_are_independent():
-    """The public code restarts one seed for every choice: 5,264 triples of 185,659 that independence gives."""
-    axes = ("texts", "lead_ins", "separators", "free")
-    drawn = set()
-    for number in range(3000):
-        text = AugmentedText(f"d{number}", "x", PAIRS[:1])
-        drawn.add(render_chain(Chain("c", (text,)), STYLES, 1).template.partition("; ")[2])
-    cells = 1
-    for axis in axes:
-        cells *= len(STYLES.lists[axis])
-    expected = cells * (1 - (1 - 1 / cells) ** 3000)
-    assert len(drawn) > 0.95 * expected
+    for place, line in enumerate(chains.read_bytes().splitlines()[::-1]):
+        folder = tmp_path / f"shard{place}"
+        folder.mkdir()
+        (folder / "chains.jsonl").write_bytes(line)
+        render(RenderSettings(), folder / "chains.jsonl", [], corpus, folder / "text")
+        assert (folder / "text" / "augmented.jsonl").read_bytes().splitlines() == one[place : place + 1]
 
 
 @pytest.mark.parametrize(
@@ -149,13 +169,44 @@ def test_chains_of_other_documents_and_texts_used_twice_are_refused(tmp_path: Pa
     assert not (tmp_path / "text" / "summary.json").exists()
 
 
-def test_styles_are_many_distinct_and_well_formed():
-    assert all(
-        len(set(STYLES.lists[name])) >= least for name, least in (("free", 12), ("options", 6), ("rationale", 6))
-    )
-    assert STYLES.lists.keys() == FIELDS.keys() and STYLES.name == "en/classic@1"
-    with pytest.raises(UserError, match="there are none for language 'xx'"):
-        load_styles("xx", "classic")
+KEYS = ("id", "texts", "document_id", "text", "pairs", "start", "source", "question", "answer", "options", "checks")
+ANYTHING = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5) | st.lists(st.text(max_size=3))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["chain", "text", "pair"]),
+    st.dictionaries(st.sampled_from(KEYS), ANYTHING, min_size=1, max_size=3),
+)
+def test_whatever_stands_in_a_chain_is_rendered_or_told_in_one_line(tmp_path: Path, where: str, change: dict):
+    pair = {"question": "Who?", "answer": "I."}
+    text = {"document_id": "d", "text": "I.", "pairs": [{**pair, **change} if where == "pair" else pair], "start": 0}
+    chain = {"id": "c", "texts": [{**text, **change} if where == "text" else text]}
+    path = tmp_path / "chains.jsonl"
+    path.write_text(json.dumps({**chain, **change} if where == "chain" else chain))
+    try:
+        rendered = [text.text for one in sound_chains(path) for text in render_chain(one, STYLES, RenderSettings())]
+    except UserError as error:
+        assert "\n" not in str(error) and error.mend and "chains.jsonl" in str(error)
+    else:
+        assert all(covers(text.spans, len(text.text)) for text in rendered)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"text": "x"}, "not a text of a chain"),
+        ({"document_id": "d0", "text": 5}, "left.jsonl:1: expected str under 'text', found int"),
+        ({"document_id": "d0", "text": "x", "start": "0"}, "left.jsonl:1: expected int under 'start', found str"),
+        ({"document_id": "d0", "text": "x", "start": -1}, "left.jsonl:1: 'start' is -1"),
+    ],
+)
+def test_a_leftover_that_is_none_is_named(tmp_path: Path, row: dict, told: str):
+    _, corpus = corpus_of(tmp_path)
+    chains, leftover = write(tmp_path, [], [])
+    write_jsonl(leftover, [row])
+    with pytest.raises(UserError, match=told):
+        render(RenderSettings(), chains, leftover, corpus, tmp_path / "text")
 
 
 def test_gaps():

@@ -17,6 +17,7 @@ VERBS = [
     "data synthesize",
     "data check",
     "data render",
+    "data render-instructions",
     "data index",
     "blend plan",
     "train",
@@ -65,6 +66,27 @@ def test_lines_that_are_not_documents_are_named(tmp_path: Path) -> None:
     for path, told in ((bad, "bad.jsonl:2"), (none, "none.jsonl:1")):
         assert told in fails("data", "render", chains, path, tmp_path / "out")
         assert not (tmp_path / "out" / "raw.jsonl").exists()
+
+
+def test_render_shows_or_writes_and_instructions_are_rendered(tmp_path: Path) -> None:
+    pair = '{"question": "Who kept bees?", "answer": "Mira."}'
+    text = f'{{"document_id": "d", "text": "Mira kept bees.", "pairs": [{pair}]}}'
+    chains = write(tmp_path / "chains.jsonl", f'{{"id": "c", "texts": [{text}]}}\n')
+    corpus = write(tmp_path / "corpus.jsonl", '{"id": "d", "text": "Mira kept bees."}\n')
+    page = tmp_path / "page.html"
+    assert "Who kept bees?" in ipt("data", "render", chains, "--preview", 1, "--preview-html", page).stdout
+    assert "Who kept bees?" in page.read_text() and sorted(tmp_path.iterdir()) == [chains, corpus, page]
+    ipt("data", "render", chains, corpus, tmp_path / "out", "--mode", "dialogue", "--layout", "both")
+    assert len((tmp_path / "out" / "augmented.jsonl").read_text().splitlines()) == 2
+    assert "OUT: where to write is not said" in fails("data", "render", chains, corpus)
+    told = fails("data", "render", chains, corpus, tmp_path / "out", "--language", "xx")
+    assert "no templates for the language 'xx'; there are: de, en, zh" in told
+    rows = write(tmp_path / "rows.jsonl", '{"prompt": "Who?", "response": "I."}\n{"prompt": "Who?"}\n')
+    call = ("data", "render-instructions", rows, "--out", tmp_path / "rows.out.jsonl", "--question-key", "prompt")
+    assert "rows.jsonl:2: expected a string under 'response'" in fails(*call)
+    write(rows, '{"prompt": "Who?", "response": "I."}\n')
+    ipt(*call)
+    assert '"text":"Who? I."' in (tmp_path / "rows.out.jsonl").read_text()
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
