@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 
 import pytest
@@ -18,7 +19,8 @@ from data_prep.templates.documents import render_chain
 from data_prep.templates.styles import load_styles
 
 STYLES = {language: load_styles(language) for language in LANGUAGES}
-WORDS = st.text(min_size=1, max_size=40).filter(lambda text: text == text.strip() and "\n" not in text)
+CHARACTERS = st.characters(exclude_characters="\x00", exclude_categories=["Cs"])  # \x00 joins what is found below
+WORDS = st.text(CHARACTERS, min_size=1, max_size=40).filter(lambda text: text == text.strip() and "\n" not in text)
 
 
 @st.composite
@@ -144,6 +146,18 @@ def test_two_speakers_take_turns_and_the_last_turn_is_to_be_produced() -> None:
             tail = wording[-1] if text is cut else ""
             assert sum(asks in piece for piece in wording[1:]) >= turns - 1
             assert sum(replies in piece for piece in wording if piece is not tail) >= turns
+
+
+@pytest.mark.parametrize("mode", MODES[:5])
+def test_a_closed_book_does_not_speak_of_a_text_nor_an_inverted_one_of_what_is_above(mode: str) -> None:
+    there = re.compile(r"\b(passage|text|article|document|source|lines|reading)\b", re.IGNORECASE)
+    above = re.compile(r"\b(above|just read|start by reading|begin with)\b", re.IGNORECASE)
+    for number in range(400):
+        both = RenderSettings(mode=mode, layout="both", inversion=1.0)
+        upright, closed = (document.text for document in render_chain(chain_of(number), STYLES["en"], both))
+        for text, banned in ((closed, there), (upright, above)):
+            wording = "".join(text.text[span.start : span.end] for span in text.spans if span.kind == "template")
+            assert not banned.search(wording) or (text is upright and mode not in MODES[:2])
 
 
 @pytest.mark.parametrize(
