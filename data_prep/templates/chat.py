@@ -2,8 +2,8 @@
 
 The template is rendered once with sentinels in place of the contents; what stands between them is the template's own,
 and the control tokens spelled there become spans of class `control`.  The contents are put in afterwards: a literal
-`<|im_end|>` in them stays text.  A leading BOS is left out, as indexing puts it in; an EOS at the end stays, as only
-who indexes knows which token ends a document (see `append_eod`).
+`<|im_end|>` in them stays text.  A leading BOS is left out, as indexing puts it in (unless the same token opens each
+turn, as in SmolLM2); an EOS at the end stays, as only who indexes knows which token ends a document (`append_eod`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,13 @@ def _render(
     pieces = _pieces(skeletons[has_system], contents, control)
     if apply(_messages(contents)) != "".join(piece.text for piece in pieces):
         return "rewritten_by_template"
-    return pieces[1:] if bos and pieces[0] == Piece("control", bos) else pieces
+    return pieces[1:] if _begins_with(bos, pieces) else pieces
+
+
+def _begins_with(bos: str, pieces: Sequence[Piece]) -> bool:
+    """Whether the template wrote a BOS: first and nowhere else, as some use the same token to open each turn."""
+    token = Piece("control", bos)
+    return bool(bos) and pieces[0] == token and pieces.count(token) == 1
 
 
 def _messages(contents: Mapping[str, str]) -> list[dict[str, str]]:

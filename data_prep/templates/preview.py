@@ -101,7 +101,7 @@ def _panel(text: TrainingText) -> Panel:
         body.append(shown.text, _COLOURS[shown.kind])
     words, drawn = facts(text)
     lines = [
-        f"{origin.source or 'document'} {origin.document_id} [{origin.start}:{origin.end}], {len(origin.checks)} pairs"
+        f"{origin.source or 'document'} {origin.document_id} [{origin.start}:{origin.end}], pairs: {len(origin.checks)}"
         for origin in text.origins
     ]
     notes = Text("\n".join([*lines, *drawn]).translate(_PICTURES), "dim")

@@ -46,14 +46,14 @@ ROWS = [
 ]
 
 
-def tokenizer(folder: Path, template: str | None) -> Path:
+def tokenizer(folder: Path, template: str | None, bos: str = "<|bos|>") -> Path:
     """A byte-level tokenizer directory with control tokens and a chat template."""
     base = Tokenizer(
         models.BPE({letter: place for place, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, [])
     )
     special = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|stop|>", "<|eot|>"]
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=base, bos_token="<|bos|>", eos_token="<|im_end|>", additional_special_tokens=special
+        tokenizer_object=base, bos_token=bos, eos_token="<|im_end|>", additional_special_tokens=special
     )
     fast.chat_template = template
     fast.save_pretrained(folder)
@@ -152,6 +152,12 @@ def test_a_leading_bos_is_left_to_indexing_and_trimming_is_followed(tmp_path: Pa
     wanted = "<|start|>user<|stop|>\n\n<|bos|> what?<|eot|><|start|>assistant<|stop|>\n\n<|bos|><|eot|>"
     assert texts[0].text == wanted
     assert control_tokens(texts[0]) == ["<|start|>", "<|stop|>", "<|eot|>"] * 2
+
+
+def test_a_bos_that_opens_each_turn_stays(tmp_path: Path) -> None:
+    """SmolLM2's BOS is `<|im_start|>`; without the first one the first turn would be cut open."""
+    texts, _ = written(tmp_path, ROWS[:1], chat_template=tokenizer(tmp_path / "t", CHATML, "<|im_start|>"))
+    assert texts[0].text.startswith("<|im_start|>user\n") and control_tokens(texts[0])[0] == "<|im_start|>"
 
 
 def test_a_content_that_the_template_rewrites_is_left_out_and_counted(tmp_path: Path) -> None:
