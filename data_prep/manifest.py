@@ -139,10 +139,10 @@ class Manifest(_Checked):
         fields = {"tokenizer", "dtype", "bin", "idx"} | ({"spans"} if self.spans else set())
         return content_hash(self.model_dump(include=fields, mode="json"))
 
-    def write(self, prefix: Path) -> None:
+    def write(self, prefix: Path, durable: bool = True) -> None:
         """Writes PREFIX.manifest.json, the last file of a dataset to be put in place."""
         content = self.model_dump(mode="json")
-        write_json(manifest_path(prefix), {**content, "hash": content_hash(content)})
+        write_json(manifest_path(prefix), {**content, "hash": content_hash(content)}, durable)
 
 
 def manifest_path(prefix: Path) -> Path:
@@ -182,11 +182,11 @@ def read_hashed_json(path: Path, newest_version: int, mend: str) -> dict[str, An
     return content
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> None:
     """Writes readable JSON so that `path` is never seen half written."""
     partial = partial_path(path)
     partial.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    commit(partial, path)
+    commit(partial, path, durable)
 
 
 def partial_path(path: Path) -> Path:
@@ -194,10 +194,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def commit(partial: Path, path: Path) -> None:
-    """Puts a whole file in place: its bytes reach the disk before its name does."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
+def commit(partial: Path, path: Path, durable: bool = True) -> None:
+    """Puts a whole file in place; if `durable`, its bytes reach the disk before its name does."""
+    if durable:
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
     partial.replace(path)
 
 

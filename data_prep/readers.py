@@ -158,7 +158,7 @@ def read_slice(part: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
     elif path.suffix in (".gz", ".zst"):
         yield from _json_rows(path)
     else:
-        with path.open("rb") as stream:
+        with path.open("rb", buffering=1 << 20) as stream:
             stream.seek(part.start)
             left = part.end - part.start
             for number, line in enumerate(stream, part.first):

@@ -20,6 +20,8 @@ import xxhash
 from data_prep.errors import UserError
 from data_prep.manifest import BLOCK_BYTES, InputFile
 
+_PIECE_BYTES = 1 << 18
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:
@@ -71,19 +73,24 @@ class _Block:
 
 
 def _scan(path: Path, slice_bytes: int, start: int) -> _Block:
+    """Reads the block in pieces that fit a processor's cache."""
+    hasher, lines, cuts = xxhash.xxh3_128(), 0, list[tuple[int, int]]()
+    # Places to cut lie on a grid of the file, so that they do not depend on how it is read.
+    goal = -(-start // slice_bytes) * slice_bytes if slice_bytes else 0
     with path.open("rb") as file:
         file.seek(start)
-        data = file.read(BLOCK_BYTES)
-    digest = xxhash.xxh3_128_hexdigest(data)
-    if not slice_bytes:
-        return _Block(digest, 0, ())
-    cuts = []
-    # Places to cut lie on a grid of the file, so that they do not depend on how it is read.
-    for goal in range(-(-start // slice_bytes) * slice_bytes, start + len(data), slice_bytes):
-        found = data.find(b"\n", goal - start)
-        if found >= 0:
-            cuts.append((start + found + 1, data.count(b"\n", 0, found + 1)))
-    return _Block(digest, data.count(b"\n"), tuple(cuts))
+        place = start
+        while place < start + BLOCK_BYTES and (data := file.read(_PIECE_BYTES)):
+            hasher.update(data)
+            while slice_bytes and goal < place + len(data):
+                found = data.find(b"\n", max(0, goal - place))
+                if found < 0:
+                    break  # the line goes on in the next piece
+                cuts.append((place + found + 1, lines + data.count(b"\n", 0, found + 1)))
+                goal += slice_bytes
+            lines += data.count(b"\n") if slice_bytes else 0
+            place += len(data)
+    return _Block(hasher.hexdigest(), lines, tuple(cuts))
 
 
 def _cut(path: Path, blocks: Sequence[_Block], slice_bytes: int) -> Iterator[Slice]:

@@ -18,6 +18,7 @@ import orjson
 
 from data_prep.errors import UserError
 from data_prep.indexing.merge import merge
+from data_prep.indexing.reader import open_dataset
 from data_prep.indexing.shard import ShardIndexer, ShardTask, recorded
 from data_prep.indexing.tokenizer import load_tokenizer
 from data_prep.manifest import Manifest, content_hash, manifest_path, package_version, read_manifest, write_json
@@ -56,8 +57,7 @@ def build(
             mend = "run again, with fewer workers if memory was short: what is done is kept"
             raise UserError(prefix, "one of the workers was killed", mend) from error
         empty = sum(read_manifest(task.prefix).dropped["empty"] for task in tasks if task.prefix not in shards)
-        resumed = len(open_tasks) < len(tasks)  # what another run left is read again before it is trusted
-        manifest = merge(shards, prefix, recorded(settings), cut.inputs, {"empty": empty}, check=resumed)
+        manifest = merge(shards, prefix, recorded(settings), cut.inputs, {"empty": empty}, check=False)
         shutil.rmtree(folder)
     return manifest
 
@@ -89,7 +89,19 @@ def _not_done(folder: Path, tasks: Sequence[ShardTask], job: str) -> list[ShardT
             if file.name != "lock":
                 file.unlink()
         write_json(path, {"job": job})
-    waiting = [task for task in tasks if not manifest_path(task.prefix).is_file()]
+    waiting = [task for task in tasks if not _is_done(task)]
     if len(waiting) < len(tasks):
         logger.info("%d of %d shards are there already", len(tasks) - len(waiting), len(tasks))
     return waiting
+
+
+def _is_done(task: ShardTask) -> bool:
+    """Whether the shard is in place and whole; a power cut may have torn it."""
+    if not manifest_path(task.prefix).is_file():
+        return False
+    try:
+        open_dataset(task.prefix, every_block=True)
+    except UserError as error:
+        logger.info("a shard is made again (%s)", error)
+        return False
+    return True

@@ -50,6 +50,7 @@ class Encoder:
 
     def __init__(self, tokenizer: TextTokenizer, fast: bool = True) -> None:
         self._tokenizer = tokenizer
+        _slow(tokenizer.encoder, [""])  # loaded first: it must not count as growth of gigatoken's cache
         self._fast = _FastEncoder.load(tokenizer) if fast else None
         give_back()
         library = "gigatoken" if self._fast else "tokenizers"

@@ -86,9 +86,9 @@ class LineageWriter:
                 hasher.update(block)
         return hasher.finish()
 
-    def commit(self) -> None:
+    def commit(self, durable: bool = True) -> None:
         """Renames the finished file into place."""
-        commit(partial_path(self._path), self._path)
+        commit(partial_path(self._path), self._path, durable)
 
     def _write(self, count: int) -> None:
         if not count:

@@ -64,16 +64,16 @@ class DatasetWriter:
             "spans": self._spans.finish() if with_spans else None,
         }
 
-    def commit(self, manifest: Manifest) -> None:
-        """Puts all in place.
+    def commit(self, manifest: Manifest, durable: bool = True) -> None:
+        """Puts all in place; what is not `durable` may be torn after a power cut, and has to be verified.
 
         A crash at any point leaves the old dataset, the new one, or files that no manifest vouches for.
         """
         manifest_path(self.prefix).unlink(missing_ok=True)
-        self._lineage.commit()
+        self._lineage.commit(durable)
         if self._with_spans:
-            self._spans.commit()
+            self._spans.commit(durable)
         else:
             spans_path(self.prefix).unlink(missing_ok=True)
-        self._dataset.commit()
-        manifest.write(self.prefix)
+        self._dataset.commit(durable)
+        manifest.write(self.prefix, durable)

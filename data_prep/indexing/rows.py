@@ -29,7 +29,10 @@ _RENDERED = "give the output of `ipt data render`"
 
 @dataclass(slots=True)
 class Batch:
-    """Texts that are encoded together; `where` (FILE:LINE) and `rows` go with them, one by one."""
+    """Texts that are encoded together; `where` (FILE:LINE) and `rows` go with them, one by one.
+
+    `number` is the place of the batch, `read` the rows that it took, `blank` those of them without a text.
+    """
 
     where: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
@@ -37,6 +40,7 @@ class Batch:
     characters: int = 0
     blank: int = 0
     read: int = 0
+    number: int = 0
 
 
 def batches(rows: Iterable[tuple[str, Row]], text_key: str, size: int) -> Iterator[Batch]:
@@ -62,7 +66,7 @@ def batches(rows: Iterable[tuple[str, Row]], text_key: str, size: int) -> Iterat
         batch.characters += len(text)
         if len(batch.texts) == size or batch.characters >= BATCH_CHARACTERS:
             yield batch
-            batch = Batch()
+            batch = Batch(number=batch.number + 1)
     if batch.read:
         yield batch
 

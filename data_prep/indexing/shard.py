@@ -77,7 +77,7 @@ class _Worker:
                 inputs=(InputFile(name=task.part.path.name, bytes=task.part.path.stat().st_size, hash=""),),
                 created_by=package_version(),
             )
-            writer.commit(manifest)
+            writer.commit(manifest, durable=False)
         return manifest
 
     def _lineage(self, batch: Batch, documents: Documents, source_file: str, first_token: int) -> pa.Table:

@@ -55,15 +55,18 @@ class CharacterSpans:
 
 def byte_ends(spans: CharacterSpans, blobs: Sequence[bytes], characters: np.ndarray) -> np.ndarray:
     """`spans.ends` counted in bytes of UTF-8 instead; `characters` is the length of each text."""
-    ends = spans.ends.copy()
-    stops = np.cumsum(spans.counts)
-    for index, blob in enumerate(blobs):
-        if len(blob) == characters[index]:
-            continue
-        part = slice(stops[index] - spans.counts[index], stops[index])
-        starts = np.flatnonzero((np.frombuffer(blob, np.uint8) & 0xC0) != 0x80)
-        ends[part] = np.append(starts, len(blob))[ends[part]]
-    return ends
+    sizes = np.array([len(blob) for blob in blobs], np.int64)
+    if np.array_equal(sizes, characters):
+        return spans.ends
+    text_of_span = np.repeat(np.arange(len(blobs)), spans.counts)
+    ends = spans.ends + (np.cumsum(characters) - characters)[text_of_span]
+    joined = np.frombuffer(b"".join(blobs), np.uint8)
+    beyond_ascii = np.flatnonzero(joined >= 0x80)
+    trailing = beyond_ascii[(joined[beyond_ascii] & 0xC0) == 0x80]
+    # A trailing byte at p, with j such bytes before it, belongs to character p - j - 1; it moves all characters after.
+    moves_from = trailing - np.arange(len(trailing))
+    moved = ends + np.searchsorted(moves_from, ends, side="right")
+    return moved - (np.cumsum(sizes) - sizes)[text_of_span]
 
 
 def token_runs(spans: CharacterSpans, ends: np.ndarray, starts: Ragged, before: int, after: int) -> Runs:
@@ -158,9 +161,9 @@ class SpansWriter:
                 hasher.update(data)
         return hasher.finish()
 
-    def commit(self) -> None:
+    def commit(self, durable: bool = True) -> None:
         """Renames the finished file into place."""
-        commit(partial_path(self._path), self._path)
+        commit(partial_path(self._path), self._path, durable)
 
     def _column_blocks(self) -> Iterator[bytes]:
         for file in self._columns:

@@ -67,7 +67,8 @@ class IndexedDatasetWriter:
             return
         if lengths.min() < 1 or tokens.min() < 0 or tokens.max() >= self.vocab_size:
             raise ValueError(f"a document needs one token or more, each in [0, {self.vocab_size})")
-        data = np.ascontiguousarray(tokens, np.dtype(self.dtype).newbyteorder("<"))
+        target = np.dtype(self.dtype).newbyteorder("<")
+        data = tokens.view(target) if tokens.itemsize == target.itemsize else tokens.astype(target)
         self._bin.write(data)
         self._hasher.update(data)
         self._lengths.frombytes(lengths.astype("i4").tobytes())
@@ -81,10 +82,10 @@ class IndexedDatasetWriter:
             idx = write_idx(file, lambda: iter([lengths]), len(lengths), self.dtype)
         return self._hasher.finish(), idx
 
-    def commit(self) -> None:
+    def commit(self, durable: bool = True) -> None:
         """Renames .bin and then .idx into place, so that an .idx never stands before its .bin."""
         for path in (bin_path(self.prefix), idx_path(self.prefix)):
-            commit(partial_path(path), path)
+            commit(partial_path(path), path, durable)
 
 
 def write_idx(

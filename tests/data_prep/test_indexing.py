@@ -169,10 +169,10 @@ def test_crash_while_putting_in_place_leaves_nothing_that_is_vouched_for(
 
     right = Manifest.write
 
-    def crash(manifest: Manifest, written: Path) -> None:
+    def crash(manifest: Manifest, written: Path, durable: bool = True) -> None:
         if written == prefix:
             raise KeyboardInterrupt
-        right(manifest, written)
+        right(manifest, written, durable)
 
     monkeypatch.setattr(Manifest, "write", crash)
     with pytest.raises(KeyboardInterrupt):

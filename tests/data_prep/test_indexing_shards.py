@@ -174,17 +174,23 @@ def test_shards_of_other_input_or_settings_are_not_taken(tmp_path: Path, folder:
     assert files(tmp_path / "d") == files(tmp_path / "fresh")
 
 
-def test_a_damaged_shard_of_an_earlier_run_is_found(tmp_path: Path, corpus: Path, folder: Path, monkeypatch) -> None:
+def test_a_damaged_shard_of_an_earlier_run_is_made_again(
+    tmp_path: Path, corpus: Path, folder: Path, monkeypatch
+) -> None:
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    settings = IndexSettings(shard_mib=0.001)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("data_prep.indexing.build.merge", crash)
-        index(IndexSettings(shard_mib=0.001), [corpus], folder, tmp_path / "d")
-    path = tmp_path / "d.shards" / "00001.bin"
-    path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(UserError, match=r"00001.bin: block 0"):
-        index(IndexSettings(shard_mib=0.001), [corpus], folder, tmp_path / "d")
+        index(settings, [corpus], folder, tmp_path / "d")
+    for name in ("00001.bin", "00002.lineage.parquet", "00003.spans", "00004.manifest.json"):
+        path = tmp_path / "d.shards" / name
+        path.write_bytes(bytes(path.stat().st_size))
+    (tmp_path / "d.shards" / "00005.idx").unlink()
+    index(settings, [corpus], folder, tmp_path / "d")
+    index(settings, [corpus], folder, tmp_path / "fresh")
+    assert files(tmp_path / "d") == files(tmp_path / "fresh")
 
 
 def test_two_runs_do_not_write_one_dataset(tmp_path: Path, corpus: Path, folder: Path) -> None:
