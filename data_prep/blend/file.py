@@ -22,7 +22,14 @@ from data_prep.blend.weights import integer_shares
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
 from data_prep.indexing.verify import verify
-from data_prep.manifest import Manifest, TokenizerIdentity, content_hash, read_hashed_json, write_json
+from data_prep.manifest import (
+    Manifest,
+    TokenizerIdentity,
+    content_hash,
+    read_hashed_json,
+    read_manifest,
+    write_json,
+)
 from data_prep.settings import BlendSettings, SourceSettings
 
 BLEND_FORMAT_VERSION: Final = 1
@@ -131,13 +138,15 @@ def resolve(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | None 
     if not settings.sources:
         raise UserError("sources", "a blend needs a source", "name one with its prefix and weight")
     prefixes = {name: _prefix(name, source, base_dir) for name, source in settings.sources.items()}
-    manifests = {name: verify(prefix) for name, prefix in prefixes.items()}
+    manifests = {name: read_manifest(prefix) for name, prefix in prefixes.items()}
     tokenizer = _one_tokenizer(manifests)
     if tokenizer_dir:
         # Imported here: only a plan needs the tokenizers library, a run does not.
         from data_prep.indexing.tokenizer import check_tokenizer
 
         check_tokenizer(tokenizer_dir, tokenizer, next(iter(prefixes.values())))
+    for prefix in prefixes.values():
+        verify(prefix)  # reads every byte, so what is refused at a glance comes first
     sources = []
     for name, manifest in manifests.items():
         table = packing.pack(prefixes[name], manifest, settings.seq_length, settings.seed)

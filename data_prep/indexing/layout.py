@@ -7,6 +7,7 @@ sequences, then int64 document boundaries, counted in sequences and starting wit
 
 from __future__ import annotations
 
+import mmap
 import struct
 from pathlib import Path
 from typing import Literal
@@ -61,3 +62,15 @@ def map_file(path: Path) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.empty(0, np.uint8)
     return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Lets go of the memory that an array of `map_file` has been read into; it is read again where it is needed.
+
+    The pages of a map count as memory of the process, so a pass over a large file would seem to hold it all.
+    """
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)

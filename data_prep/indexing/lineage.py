@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.errors import UserError
@@ -49,6 +50,8 @@ SCHEMA = pa.schema(
 )
 ROW_GROUP = 16_384
 _MEND = "write the dataset again with `ipt data index`"
+# What pyarrow raises over a file that is not what it says it is.
+_DAMAGED = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
 
 class LineageWriter:
@@ -101,7 +104,7 @@ class LineageWriter:
 
 def read_lineage(prefix: Path) -> pa.Table:
     """The table of a dataset, its columns as above."""
-    return pa.concat_tables(lineage_groups(prefix))
+    return pa.concat_tables([SCHEMA.empty_table(), *lineage_groups(prefix)])
 
 
 def lineage_groups(prefix: Path) -> Iterator[pa.Table]:
@@ -110,12 +113,9 @@ def lineage_groups(prefix: Path) -> Iterator[pa.Table]:
     Errors: a UserError naming a file that is missing, damaged, or has other columns.
     """
     path = lineage_path(prefix)
-    with _open(path) as file:
+    with open_lineage(path) as file:
         for group in range(file.num_row_groups):
-            try:
-                yield file.read_row_group(group)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(path, f"damaged in row group {group} ({error})", _MEND) from error
+            yield read_group(file, group, path)
 
 
 def read_row(prefix: Path, document: int) -> dict[str, Any]:
@@ -123,21 +123,51 @@ def read_row(prefix: Path, document: int) -> dict[str, Any]:
 
     Errors: a UserError as above; IndexError outside.
     """
-    with _open(lineage_path(prefix)) as file:
-        group, row = divmod(document, ROW_GROUP)
+    path = lineage_path(prefix)
+    with open_lineage(path) as file:
         if not 0 <= document < file.metadata.num_rows:
             raise IndexError(f"document {document} of {file.metadata.num_rows}")
-        found: dict[str, Any] = file.read_row_group(group).slice(row, 1).to_pylist()[0]
+        group, row = 0, document
+        while row >= file.metadata.row_group(group).num_rows:
+            row -= file.metadata.row_group(group).num_rows
+            group += 1
+        found: dict[str, Any] = read_group(file, group, path).slice(row, 1).to_pylist()[0]
         return found
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def read_group(file: pq.ParquetFile, group: int, path: Path) -> pa.Table:
+    """A row group, found to be whole: rows as announced, text that is text, and a value in each place but `seed`."""
+    try:
+        table = file.read_row_group(group)
+        table.validate(full=True)
+    except _DAMAGED as error:
+        raise _damaged(path, group, str(error)) from error
+    if table.num_rows != file.metadata.row_group(group).num_rows:
+        raise _damaged(path, group, "other rows than announced")
+    origins = pc.list_flatten(table["origins"])
+    columns = [table[name] for name in SCHEMA.names if name != "seed"]
+    columns += [origins, *(pc.struct_field(origins, name) for name in ORIGIN.names)]
+    if any(column.null_count for column in [*columns, pc.list_flatten(columns[-1])]):
+        raise _damaged(path, group, "a value is missing")
+    return table
+
+
+def _damaged(path: Path, group: int, problem: str) -> UserError:
+    return UserError(path, f"damaged in row group {group} ({problem})", _MEND)
+
+
+def open_lineage(path: Path) -> pq.ParquetFile:
+    """The file, its columns as above.  Errors: a UserError naming a file that is missing, or another kind of file."""
     if not path.is_file():
         raise UserError(path, "no such file", _MEND)
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        schema = file.schema_arrow
+        whole = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+    except _DAMAGED as error:
         raise UserError(path, f"not a Parquet file ({error})", _MEND) from error
-    if not file.schema_arrow.equals(SCHEMA):
-        raise UserError(path, f"its columns are {', '.join(file.schema_arrow.names)}, unlike a lineage table", _MEND)
+    if not schema.equals(SCHEMA):
+        raise UserError(path, f"its columns are {', '.join(schema.names)}, unlike a lineage table", _MEND)
+    if whole != file.metadata.num_rows:
+        raise UserError(path, f"damaged: {file.metadata.num_rows} rows announced, {whole} in its row groups", _MEND)
     return file

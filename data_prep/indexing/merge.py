@@ -6,7 +6,7 @@ They must agree in tokenizer, dtype, and policy on BOS and EOD.  Everything stre
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,9 @@ from data_prep.indexing.lineage import lineage_groups
 from data_prep.indexing.parts import DatasetWriter
 from data_prep.indexing.ragged import Ragged
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
-from data_prep.indexing.spans import Runs, SpansReader, plain_runs
+from data_prep.indexing.spans import SpansReader, plain_runs
+from data_prep.indexing.verify import verify
 from data_prep.manifest import InputFile, Manifest, package_version
-
-# Documents, and tokens, copied at once.
-_DOCUMENTS = 1 << 14
-_TOKENS = 1 << 20
 
 
 def merge(
@@ -39,18 +36,24 @@ def merge(
     """Writes the dataset `out`, and gives its manifest.
 
     `settings` and `inputs` are recorded in it; by default those of the datasets, one after the other.  `dropped` is
-    added to what the datasets dropped.  Without `check` their hashes are taken as right.
+    added to what the datasets dropped.  Without `check` they are taken as whole (see `verify`).
     Errors: a UserError naming a dataset that is damaged, or unlike the first, and in what.
     """
-    opened = [open_dataset(prefix, every_block=check) for prefix in prefixes]
+    opened = [open_dataset(prefix) for prefix in prefixes]
     if not opened:
         raise UserError(out, "there is nothing to merge", "name two datasets or more")
-    if out in prefixes:
+    if out.resolve() in [prefix.resolve() for prefix in prefixes]:
         raise UserError(out, "it is one of the datasets to merge", "give another prefix")
     first = opened[0][0]
+    with_spans = any(manifest.spans for manifest, _ in opened)
     for prefix, (manifest, _) in zip(prefixes, opened, strict=True):
         _check_alike(prefix, manifest, prefixes[0], first)
-    with_spans = any(manifest.spans for manifest, _ in opened)
+        if with_spans and not manifest.spans and manifest.settings.get("spans") is False:
+            problem = "it was indexed without spans, so the classes of its tokens are not known, and another has them"
+            raise UserError(prefix, problem, "index it again with spans")
+    if check:
+        for prefix in prefixes:
+            verify(prefix)
     all_dropped = Counter[str](dropped or {})
     with DatasetWriter(out, first.tokenizer.vocab_size) as writer:
         for prefix, (manifest, reader) in zip(prefixes, opened, strict=True):
@@ -75,13 +78,16 @@ def merge(
     return merged
 
 
+_NAMES = {"fingerprint": "tokenizer's fingerprint"}
+
+
 def _check_alike(prefix: Path, manifest: Manifest, first_prefix: Path, first: Manifest) -> None:
     names = {"dtype": (manifest.dtype, first.dtype)}
     ours, theirs = manifest.tokenizer.model_dump(), first.tokenizer.model_dump()
     names |= {name: (ours[name], theirs[name]) for name in ours}
     for name, (here, there) in names.items():
         if here != there:
-            problem = f"its {name} is {here}, and that of {first_prefix} is {there}"
+            problem = f"its {_NAMES.get(name, name)} is {here}, and that of {first_prefix} is {there}"
             raise UserError(prefix, problem, "index both with the same tokenizer and settings")
 
 
@@ -91,31 +97,12 @@ def _copy(prefix: Path, manifest: Manifest, reader: IndexedDatasetReader, writer
     spans = SpansReader(prefix) if manifest.spans else None
     rows = _Rows(prefix, writer.tokens)
     with bin_path(prefix).open("rb") as file:
-        for start, lengths in _chunks(reader):
+        for start, lengths in reader.chunks():
             bounds = np.concatenate(([0], np.cumsum(lengths)))
             # Read, not mapped: pages of a map would count as memory of this process.
             tokens = Ragged(np.fromfile(file, reader.dtype, int(bounds[-1])), bounds)
-            stop = start + len(lengths)
-            runs = _runs(spans, start, stop) if spans else plain_runs(lengths, before, after)
+            runs = spans.runs_of(start, start + len(lengths)) if spans else plain_runs(lengths, before, after)
             writer.add(tokens, runs, rows.take(len(lengths)))
-
-
-def _chunks(reader: IndexedDatasetReader) -> Iterator[tuple[int, np.ndarray]]:
-    """(first document, lengths) of documents to copy at once."""
-    for first in range(0, reader.documents, _DOCUMENTS):
-        lengths = reader.document_lengths(first, min(first + _DOCUMENTS, reader.documents))
-        start = 0
-        while start < len(lengths):
-            fit = int(np.searchsorted(np.cumsum(lengths[start:]), _TOKENS, side="right"))
-            stop = start + max(1, fit)
-            yield first + start, lengths[start:stop]
-            start = stop
-
-
-def _runs(spans: SpansReader, start: int, stop: int) -> Runs:
-    bounds = spans.bounds[start : stop + 1]
-    part = slice(int(bounds[0]), int(bounds[-1]))
-    return Runs(np.diff(bounds), spans.ends[part], spans.of[part], spans.classes[part])
 
 
 class _Rows:

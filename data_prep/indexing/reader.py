@@ -1,11 +1,13 @@
 """Reads PREFIX.bin and PREFIX.idx through memory maps, as any writer of Megatron's format leaves them.
 
-Header and sizes are checked on opening; `check_layout` goes through every offset.  An array handed
-out keeps its map alive, so it may outlive the reader (Megatron's own reader crashes there).
+Header and sizes are checked on opening; `check_layout` goes through every offset.  What is read in between is checked
+where it is used, so that no file, whoever wrote it, leads outside of itself.  An array handed out keeps its map alive,
+so it may outlive the reader (Megatron's own reader crashes there).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from data_prep.indexing.layout import (
     IDX_VERSION,
     MAGIC,
     bin_path,
+    forget_pages,
     idx_path,
     lineage_path,
     map_file,
@@ -26,12 +29,17 @@ from data_prep.manifest import Manifest, read_manifest
 
 _MEND = "write the dataset again with `ipt data index`"
 
+# What a pass over a dataset takes at once [documents, tokens], and of the .idx alone [entries].
+_DOCUMENTS, _TOKENS = 1 << 14, 1 << 20
+_ENTRIES = 1 << 20
+
 
 class IndexedDatasetReader:
     """The documents of one dataset.
 
     A document is one Megatron document: mostly one sequence, or several that follow each other.
-    `documents` and `tokens` are counts, `dtype` is that of the .idx.
+    `documents` and `tokens` are counts, `dtype` is that of the .idx.  Its arrays go by Megatron's names:
+    `sequence_lengths` [tokens], `sequence_pointers` [bytes], and `document_indices` [sequences].
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -51,10 +59,10 @@ class IndexedDatasetReader:
         self.dtype = np.dtype(DTYPES[code])
         self.documents = boundaries - 1
         body = raw[HEADER.size :]
-        self._lengths = body[: 4 * sequences].view("<i4")
-        self._pointers = body[4 * sequences : 12 * sequences].view("<i8")
-        self._boundaries = body[12 * sequences :].view("<i8")
-        if self._boundaries[0] != 0 or self._boundaries[-1] != sequences:
+        self.sequence_lengths = body[: 4 * sequences].view("<i4")
+        self.sequence_pointers = body[4 * sequences : 12 * sequences].view("<i8")
+        self.document_indices = body[12 * sequences :].view("<i8")
+        if self.document_indices[0] != 0 or self.document_indices[-1] != sequences:
             raise UserError(idx, f"its documents do not cover its {sequences} sequences", _MEND)
         self._ids = self._map_ids()
         self.tokens = len(self._ids)
@@ -62,8 +70,10 @@ class IndexedDatasetReader:
     def _map_ids(self) -> np.ndarray:
         path = bin_path(self.prefix)
         raw = map_file(path)
-        expected = int(self._pointers[-1]) + int(self._lengths[-1]) * self.dtype.itemsize if len(self._lengths) else 0
-        if len(raw) != expected:
+        expected = 0
+        if len(self.sequence_lengths):
+            expected = int(self.sequence_pointers[-1]) + int(self.sequence_lengths[-1]) * self.dtype.itemsize
+        if len(raw) != expected or expected % self.dtype.itemsize:
             raise UserError(path, f"{len(raw)} bytes where the .idx announces {expected}", _MEND)
         return raw.view(self.dtype)
 
@@ -80,36 +90,82 @@ class IndexedDatasetReader:
         return self._ids[start + offset : start + offset + length]
 
     def document_lengths(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Tokens of documents [start, stop), by default of all: int64."""
-        boundaries = self._boundaries[start : (self.documents if stop is None else stop) + 1]
-        lengths = self._lengths[boundaries[0] : boundaries[-1]]
+        """Tokens of documents [start, stop), by default of all: int64.
+
+        Errors: a UserError naming the .idx and a document that it does not describe.
+        """
+        boundaries = self.document_indices[start : (self.documents if stop is None else stop) + 1]
+        wrong = np.flatnonzero(boundaries[1:] < boundaries[:-1])
+        if wrong.size or boundaries[0] < 0 or boundaries[-1] > len(self.sequence_lengths):
+            raise self._fault(f"document {start + int(wrong[0]) if wrong.size else start} ends before it starts")
+        lengths = self.sequence_lengths[boundaries[0] : boundaries[-1]]
+        if lengths.min(initial=0) < 0:
+            raise self._fault(f"sequence {int(boundaries[0]) + int(np.argmin(lengths))} is of a negative length")
         totals = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        if len(boundaries) > self.documents and totals[-1] != self.tokens:
+            raise self._fault(f"its lengths sum to {totals[-1]} tokens, and the .bin has {self.tokens}")
         return np.diff(totals[boundaries - boundaries[0]])
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """(first document, lengths) of documents to work on at once, of [start, stop): about a million tokens."""
+        stop = self.documents if stop is None else stop
+        for first in range(start, stop, _DOCUMENTS):
+            lengths = self.document_lengths(first, min(first + _DOCUMENTS, stop))
+            place = 0
+            while place < len(lengths):
+                fit = max(1, int(np.searchsorted(np.cumsum(lengths[place:]), _TOKENS, side="right")))
+                yield first + place, lengths[place : place + fit]
+                place += fit
+
+    def first_token(self, index: int) -> int:
+        """Where a document starts in the .bin [tokens].  IndexError outside."""
+        return self._bounds(index)[0]
+
+    def forget_pages(self) -> None:
+        """Lets go of the memory that a pass over the dataset took."""
+        forget_pages(self.sequence_lengths)
+        forget_pages(self._ids)
 
     def check_layout(self) -> None:
         """Goes through the whole .idx: sequences follow each other without gap, documents in order.
 
         Errors: a UserError naming the .idx and the first sequence or document at fault.
         """
-        ends = np.cumsum(self._lengths, dtype=np.int64) * self.dtype.itemsize
-        starts = np.concatenate(([0], ends[:-1]))
-        wrong = np.flatnonzero((self._pointers != starts) | (self._lengths < 0))
-        if wrong.size:
-            raise UserError(idx_path(self.prefix), f"sequence {wrong[0]} does not follow the one before it", _MEND)
-        wrong = np.flatnonzero(np.diff(self._boundaries) < 0)
-        if wrong.size:
-            raise UserError(idx_path(self.prefix), f"document {wrong[0]} ends before it starts", _MEND)
+        end, sequences = 0, len(self.sequence_lengths)
+        for start in range(0, sequences, _ENTRIES):
+            lengths = self.sequence_lengths[start : start + _ENTRIES].astype(np.int64) * self.dtype.itemsize
+            ends = end + np.cumsum(lengths)
+            pointers = self.sequence_pointers[start : start + _ENTRIES]
+            wrong = np.flatnonzero((pointers != ends - lengths) | (lengths < 0))
+            if wrong.size:
+                raise self._fault(f"sequence {start + wrong[0]} does not follow the one before it")
+            end = int(ends[-1])
+            self.forget_pages()
+        for start in range(0, self.documents, _ENTRIES):
+            boundaries = self.document_indices[start : start + _ENTRIES + 1]
+            wrong = np.flatnonzero(boundaries[1:] < boundaries[:-1])
+            if wrong.size:
+                raise self._fault(f"document {start + wrong[0]} ends before it starts")
+            self.forget_pages()
+
+    def _fault(self, problem: str) -> UserError:
+        return UserError(idx_path(self.prefix), problem, _MEND)
 
     def _bounds(self, index: int) -> tuple[int, int]:
         """First token and the one after the last of a document, counted from the start of the .bin."""
         if not 0 <= index < self.documents:
             raise IndexError(f"document {index} of {self.documents}")
-        first, after = int(self._boundaries[index]), int(self._boundaries[index + 1])
+        first, after = int(self.document_indices[index]), int(self.document_indices[index + 1])
         if first == after:
             return 0, 0
-        last_bytes = int(self._lengths[after - 1]) * self.dtype.itemsize
-        start, stop = int(self._pointers[first]), int(self._pointers[after - 1]) + last_bytes
-        return start // self.dtype.itemsize, stop // self.dtype.itemsize
+        if not 0 <= first < after <= len(self.sequence_lengths):
+            raise self._fault(f"document {index} ends before it starts")
+        item = self.dtype.itemsize
+        last_bytes = int(self.sequence_lengths[after - 1]) * item
+        start, stop = int(self.sequence_pointers[first]), int(self.sequence_pointers[after - 1]) + last_bytes
+        if not 0 <= start <= stop <= self.tokens * item or start % item or last_bytes < 0:
+            raise self._fault(f"document {index} lies outside of the .bin")
+        return start // item, stop // item
 
 
 def open_dataset(prefix: Path, every_block: bool = False) -> tuple[Manifest, IndexedDatasetReader]:

@@ -22,7 +22,7 @@ from typing import IO, Final, NamedTuple, Self
 import numpy as np
 
 from data_prep.errors import UserError
-from data_prep.indexing.layout import map_file, spans_path
+from data_prep.indexing.layout import forget_pages, map_file, spans_path
 from data_prep.indexing.ragged import Ragged
 from data_prep.manifest import BlockHasher, FileHashes, commit, partial_path
 
@@ -32,6 +32,7 @@ CLASSES: Final = ("text", "question", "answer", "template", "control")
 LETTERS: Final = "tqa.c"
 CONTROL: Final = CLASSES.index("control")
 _MEND = "write the dataset again with `ipt data index`"
+_DOCUMENTS = 1 << 14
 
 
 class Runs(NamedTuple):
@@ -198,27 +199,54 @@ class SpansReader:
         """(start, end, class, of) of each run of a document [tokens].  IndexError outside."""
         if not 0 <= index < self.documents:
             raise IndexError(f"document {index} of {self.documents}")
-        start = 0
-        for run in range(int(self.bounds[index]), int(self.bounds[index + 1])):
-            end = int(self.ends[run])
-            yield start, end, CLASSES[self.classes[run]], int(self.of[run])
+        runs, start = self.runs_of(index, index + 1), 0
+        for end, of, kind in zip(runs.ends.tolist(), runs.of.tolist(), runs.classes.tolist(), strict=True):
+            yield start, end, CLASSES[kind], of
             start = end
+
+    def runs_of(self, start: int, stop: int, lengths: np.ndarray | None = None) -> Runs:
+        """The runs of documents [start, stop), found to follow each other; with `lengths` [tokens], to cover them too.
+
+        Errors: a UserError naming the first document at fault.
+        """
+        bounds = self.bounds[start : stop + 1]
+        wrong = np.flatnonzero(bounds[1:] <= bounds[:-1])
+        if wrong.size or bounds[0] < 0 or bounds[-1] > self.runs:
+            raise self._fault(start + int(wrong[0]) if wrong.size else start)
+        part = slice(int(bounds[0]), int(bounds[-1]))
+        ends, of, classes = self.ends[part], self.of[part], self.classes[part]
+        places, counts = bounds - bounds[0], np.diff(bounds)
+        previous = np.concatenate(([0], ends[:-1]))
+        previous[places[:-1]] = 0
+        wrong = np.flatnonzero((ends <= previous) | (classes >= len(CLASSES)) | (of < -1))
+        found = [np.searchsorted(places, wrong[:1], side="right") - 1]
+        if lengths is not None:
+            found.append(np.flatnonzero(ends[places[1:] - 1] != lengths))
+        at_fault = np.concatenate(found)
+        if at_fault.size:
+            raise self._fault(start + int(at_fault.min()))
+        return Runs(counts, ends, of, classes)
 
     def check(self, lengths: np.ndarray) -> None:
         """The runs cover documents of these lengths [tokens] without gap or overlap.
 
         Errors: a UserError naming the first document at fault.
         """
-        if len(lengths) != self.documents:
-            raise UserError(self.path, f"{self.documents} documents where the .idx has {len(lengths)}", _MEND)
-        counts = np.diff(self.bounds)
-        if self.bounds[0] != 0 or self.bounds[-1] != self.runs or (counts < 1).any():
-            raise UserError(self.path, "the runs do not cover the documents", _MEND)
-        document = np.repeat(np.arange(self.documents), counts)
-        first = np.diff(document, prepend=-1) != 0
-        previous = np.where(first, 0, np.concatenate(([0], self.ends[:-1])))
-        wrong = [document[(self.ends <= previous) | (self.classes >= len(CLASSES))]]
-        wrong.append(np.flatnonzero(self.ends[self.bounds[1:] - 1] != lengths))
-        found = np.concatenate(wrong)
-        if found.size:
-            raise UserError(self.path, f"the runs of document {found.min()} do not cover it", _MEND)
+        self.check_frame(len(lengths))
+        for start in range(0, self.documents, _DOCUMENTS):
+            stop = min(start + _DOCUMENTS, self.documents)
+            self.runs_of(start, stop, lengths[start:stop])
+
+    def check_frame(self, documents: int) -> None:
+        """The file is of so many documents, and has no run before the first or after the last."""
+        if documents != self.documents:
+            raise UserError(self.path, f"{self.documents} documents where the .idx has {documents}", _MEND)
+        if self.bounds[0] != 0 or self.bounds[-1] != self.runs:
+            raise UserError(self.path, "its runs do not belong to its documents", _MEND)
+
+    def forget_pages(self) -> None:
+        """Lets go of the memory that a pass over the file took."""
+        forget_pages(self.ends)
+
+    def _fault(self, document: int) -> UserError:
+        return UserError(self.path, f"the runs of document {document} do not cover it", _MEND)

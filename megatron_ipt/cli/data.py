@@ -16,7 +16,7 @@ from data_prep.settings import (
     RenderSettings,
     SynthesizeSettings,
 )
-from megatron_ipt.cli import steps, tables
+from megatron_ipt.cli import datasets, steps, tables
 from megatron_ipt.cli.options import settings_options
 
 app = typer.Typer(help="Text -> documents -> pairs -> training text -> .bin/.idx.", no_args_is_help=True)
@@ -116,3 +116,7 @@ def index(
     if settings.tokenizer is None:
         raise UserError("--tokenizer", "no tokenizer is named", "give its Hugging Face directory or its file")
     steps.index(settings, inputs, settings.tokenizer, prefix)
+
+
+for _verb in datasets.VERBS:
+    app.command()(_verb)

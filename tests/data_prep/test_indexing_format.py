@@ -76,7 +76,10 @@ def test_documents_of_several_sequences_and_of_none(tmp_path: Path, megatron: An
 
 def test_a_view_outlives_its_reader(tmp_path: Path, write_dataset) -> None:
     write_dataset(tmp_path / "d", [[1, 2, 3], [4, 0]])
-    view, lengths = IndexedDatasetReader(tmp_path / "d").document(1), IndexedDatasetReader(tmp_path / "d")._lengths
+    view, lengths = (
+        IndexedDatasetReader(tmp_path / "d").document(1),
+        IndexedDatasetReader(tmp_path / "d").sequence_lengths,
+    )
     gc.collect()
     assert (view.tolist(), int(lengths.sum())) == ([4, 0], 5)
     with pytest.raises(ValueError, match="read-only"):
