@@ -12,7 +12,7 @@ from collections.abc import Buffer, Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
 import xxhash
@@ -28,6 +28,10 @@ _READ_BYTES = 4 * 1024 * 1024
 _MEND = "restore the file, or write the dataset again with `ipt data index`"
 
 
+# What fits into the 64-bit numbers of the files, sums included.
+Count = Annotated[int, Field(ge=0, le=1 << 60)]
+
+
 class _Checked(BaseModel):
     """Base: unknown keys are refused, and nothing changes once made."""
 
@@ -38,7 +42,7 @@ class TokenizerIdentity(_Checked):
     """The tokenizer a dataset was written with, and what was put around each document."""
 
     fingerprint: str = Field(description="sha256 of the tokenizer's content and its control ids")
-    vocab_size: int = Field(ge=1, description="largest token id + 1")
+    vocab_size: int = Field(ge=1, le=1 << 31, description="largest token id + 1")
     bos_id: int | None
     eos_id: int | None
     eod_id: int | None = Field(description="the end-of-document token, appended where append_eod says so")
@@ -61,7 +65,7 @@ class TokenizerIdentity(_Checked):
 class FileHashes(_Checked):
     """Size of a file [bytes] and the xxh3_128 of each block of it; the last block may be short."""
 
-    bytes: int = Field(ge=0)
+    bytes: Count
     block_bytes: int = Field(BLOCK_BYTES, ge=1, le=1 << 30)
     blocks: tuple[str, ...]
 
@@ -111,7 +115,7 @@ class InputFile(_Checked):
     """
 
     name: str
-    bytes: int = Field(ge=0)
+    bytes: Count
     hash: str
 
 
@@ -124,12 +128,12 @@ class Manifest(_Checked):
     format_version: Literal[1, 2] = MANIFEST_FORMAT_VERSION
     tokenizer: TokenizerIdentity
     dtype: Literal["uint16", "int32"]
-    documents: int = Field(ge=0)
-    tokens: int = Field(ge=0)
-    text_bytes: int = Field(ge=0)
-    dropped: dict[str, int] = Field(description="reason -> documents dropped for it")
-    lost_characters: int = Field(0, ge=0, description="characters for which the tokenizer has no token")
-    lossy_documents: int = Field(0, ge=0, description="documents with such characters")
+    documents: Count
+    tokens: Count
+    text_bytes: Count
+    dropped: dict[str, Count] = Field(description="reason -> documents dropped for it")
+    lost_characters: Count = Field(0, description="characters for which the tokenizer has no token")
+    lossy_documents: Count = Field(0, description="documents with such characters")
     bin: FileHashes
     idx: FileHashes
     lineage: FileHashes | None = None
@@ -177,8 +181,8 @@ def read_manifest(prefix: Path) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(path, f"not a manifest: {place}: {first['msg']}", _MEND) from error
+        place = "".join(f"{part}: " for part in first["loc"])
+        raise UserError(path, f"not a manifest: {place}{first['msg']}", _MEND) from error
 
 
 def read_hashed_json(path: Path, newest_version: int, mend: str) -> dict[str, Any]:

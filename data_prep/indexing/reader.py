@@ -95,9 +95,12 @@ class IndexedDatasetReader:
         Errors: a UserError naming the .idx and a document that it does not describe.
         """
         boundaries = self.document_indices[start : (self.documents if stop is None else stop) + 1]
-        wrong = np.flatnonzero(boundaries[1:] < boundaries[:-1])
-        if wrong.size or boundaries[0] < 0 or boundaries[-1] > len(self.sequence_lengths):
-            raise self._fault(f"document {start + int(wrong[0]) if wrong.size else start} ends before it starts")
+        sequences = len(self.sequence_lengths)
+        wrong = np.flatnonzero(
+            (boundaries[1:] < boundaries[:-1]) | (boundaries[:-1] < 0) | (boundaries[1:] > sequences)
+        )
+        if wrong.size:
+            raise self._fault(f"document {start + wrong[0]} ends before it starts")
         lengths = self.sequence_lengths[boundaries[0] : boundaries[-1]]
         if lengths.min(initial=0) < 0:
             raise self._fault(f"sequence {int(boundaries[0]) + int(np.argmin(lengths))} is of a negative length")

@@ -210,9 +210,9 @@ class SpansReader:
         Errors: a UserError naming the first document at fault.
         """
         bounds = self.bounds[start : stop + 1]
-        wrong = np.flatnonzero(bounds[1:] <= bounds[:-1])
-        if wrong.size or bounds[0] < 0 or bounds[-1] > self.runs:
-            raise self._fault(start + int(wrong[0]) if wrong.size else start)
+        wrong = np.flatnonzero((bounds[1:] <= bounds[:-1]) | (bounds[:-1] < 0) | (bounds[1:] > self.runs))
+        if wrong.size:
+            raise self._fault(start + int(wrong[0]))
         part = slice(int(bounds[0]), int(bounds[-1]))
         ends, of, classes = self.ends[part], self.of[part], self.classes[part]
         places, counts = bounds - bounds[0], np.diff(bounds)
