@@ -92,8 +92,9 @@ def index(settings: IndexSettings, inputs: Sequence[Path], tokenizer: Path, pref
     from megatron_ipt.mcore.indexed_dataset import verify_with_megatron
 
     found = verify_with_megatron(prefix)
+    drawn = "" if found["compared"] == found["documents"] else f"; tokens of {found['compared']} drawn ones compared"
     tables.console().print(
-        f"megatron-core's reader agrees: {found['documents']} documents, {found['tokens']} tokens, {found['dtype']}"
+        f"megatron-core's reader agrees: {found['documents']} documents, {found['tokens']} tokens, {found['dtype']}{drawn}"
     )
 
 

@@ -53,11 +53,32 @@ def test_megatron_reads_what_we_read(
 ) -> None:
     manifest = write_dataset(tmp_path / "d", [document.tolist() for document in documents(1000)])
     found = verify_with_megatron(tmp_path / "d")
-    assert found == {"documents": manifest.documents, "tokens": manifest.tokens, "dtype": "uint16"}
+    assert found == {"documents": 100, "tokens": manifest.tokens, "dtype": "uint16", "compared": 100}
     right = IndexedDatasetReader.document
     monkeypatch.setattr(IndexedDatasetReader, "document", lambda self, index: right(self, index) + (index == 7))
     with pytest.raises(UserError, match="other tokens in document 7"):
         verify_with_megatron(tmp_path / "d")
+
+
+def test_of_many_documents_a_spread_sample_is_compared(
+    tmp_path: Path, write_dataset, verify_with_megatron, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "d", [document.tolist() for document in documents(1000)])
+    seen: list[int] = []
+    right = IndexedDatasetReader.document
+    monkeypatch.setattr(IndexedDatasetReader, "document", lambda self, index: seen.append(index) or right(self, index))
+    for count in (2, 3, 12, 99):
+        seen.clear()
+        assert verify_with_megatron(tmp_path / "d", count)["compared"] == count == len(set(seen))
+        assert seen == sorted(seen)
+        assert (seen[0], seen[-1]) == (0, 99)
+        assert max(np.diff(seen)) <= 2 * (98 // max(1, count - 2) + 1)
+    lengths = IndexedDatasetReader.document_lengths
+    monkeypatch.setattr(
+        IndexedDatasetReader, "document_lengths", lambda self: lengths(self) + (np.arange(self.documents) == 41)
+    )
+    with pytest.raises(UserError, match="document 41 with other bounds"):
+        verify_with_megatron(tmp_path / "d", 2)
 
 
 def test_documents_of_several_sequences_and_of_none(tmp_path: Path, megatron: Any, verify_with_megatron) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,10 @@ VERBS = [
     "data render",
     "data render-instructions",
     "data index",
+    "data inspect",
+    "data verify",
+    "data trace",
+    "data merge",
     "blend plan",
     "train",
     "convert import",
@@ -189,6 +194,70 @@ def test_the_doctor_says_no_when_training_lacks_a_package(
     done = ipt("doctor", check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert package in next(line for line in done.stdout.splitlines() if line.startswith("missing for"))
+
+
+@pytest.fixture(scope="module")
+def datasets(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a byte tokenizer in `hf` and the datasets `a` (a training text with markup in it) and `b`."""
+    folder = tmp_path_factory.mktemp("datasets")
+    hf = with_byte_tokenizer(tiny.hf, folder / "hf")
+    spans = {"ends": [7, 8, 12, 13, 16], "kinds": "t.q.a", "of": [0, -1, 0, -1, 0]}
+    origin = {"document_id": "doc[/b]", "source": "[red]x", "start": 3, "end": 10, "checks": ["form length"]}
+    row = {
+        "id": "chain",
+        "text": "[/b] \x1bc\nWho?\nBee",
+        "origins": [origin],
+        "template": "t",
+        "seed": 5,
+        "spans": spans,
+    }
+    for name, line in (("a", row), ("b", {"id": "raw", "text": "honey"})):
+        text = write(folder / f"{name}.jsonl", json.dumps(line) + "\n")
+        ipt("data", "index", text, "--prefix", folder / name, "--tokenizer", hf)
+    return folder
+
+
+def test_datasets_are_inspected_traced_merged_and_verified(datasets: Path) -> None:
+    a, b, hf = datasets / "a", datasets / "b", datasets / "hf"
+    shown = ipt("data", "inspect", a, "--tokenizer", hf).stdout
+    assert "[/b] ␛c" in shown and "\x1b" not in shown
+    assert "[red]x" in shown
+    found = json.loads(ipt("data", "inspect", a, "--json").stdout)
+    assert (found["documents"], found["tokens"]) == (1, 17)
+    assert found["tokens_by_class"] == {"text": 7, "question": 4, "answer": 3, "template": 2, "control": 1}
+    shown = ipt("data", "trace", a, "--token", 9, "--tokenizer", hf).stdout
+    assert "question of pair 0" in shown and "Who?" in shown and "form, length" in shown and "doc[/b]" in shown
+    token = json.loads(ipt("data", "trace", a, "--token", 2, "--tokenizer", hf, "--json").stdout)["token"]
+    assert (token["text"], token["character"], token["margin"]) == ("b", 5, 0)
+    assert "document" in ipt("data", "trace", a, "--document", 0).stdout
+    ipt("data", "merge", datasets / "m", a, b)
+    shown = ipt("data", "verify", a, b, datasets / "m", "--jobs", 2).stdout
+    assert shown.count("everything") == 3
+    assert "header, sizes and 2 blocks" in ipt("data", "verify", a, "--sample", 2).stdout
+
+
+def test_wrong_datasets_are_told_in_a_line(datasets: Path, tiny: TinyRun, tmp_path: Path) -> None:
+    a, hf = datasets / "a", datasets / "hf"
+    assert "there is no token 17: they are numbered from 0 to 16" in fails("data", "trace", a, "--token", 17)
+    assert "give --token N or --document N" in fails("data", "trace", a)
+    assert "no manifest" in fails("data", "inspect", tmp_path / "none")
+    assert "another tokenizer than the one in" in fails(
+        "data", "inspect", tiny.blend.parents[1] / "one", "--tokenizer", hf
+    )
+    assert "its tokenizer's fingerprint is" in fails("data", "merge", tmp_path / "m", a, tiny.blend.parents[1] / "one")
+    damaged = tmp_path / "d"
+    ipt("data", "merge", damaged, a)
+    for suffix in ("bin", "spans"):
+        path = tmp_path / f"d.{suffix}"
+        path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    done = ipt("data", "verify", damaged, a, tmp_path / "none", check=False)
+    assert done.returncode == 1
+    assert [line.split(": ")[1].rpartition("/")[2] for line in done.stderr.splitlines()] == [
+        "d.bin",
+        "d.spans",
+        "none.manifest.json",
+    ]
+    assert "everything" in done.stdout
 
 
 def test_the_interpreter_is_looked_for(tmp_path: Path) -> None:
