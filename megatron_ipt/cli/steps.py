@@ -92,10 +92,10 @@ def index(settings: IndexSettings, inputs: Sequence[Path], tokenizer: Path, pref
     from megatron_ipt.mcore.indexed_dataset import verify_with_megatron
 
     found = verify_with_megatron(prefix)
-    drawn = "" if found["compared"] == found["documents"] else f"; tokens of {found['compared']} drawn ones compared"
-    tables.console().print(
-        f"megatron-core's reader agrees: {found['documents']} documents, {found['tokens']} tokens, {found['dtype']}{drawn}"
-    )
+    told = f"{found['documents']} documents, {found['tokens']} tokens, {found['dtype']}"
+    if found["compared"] < found["documents"]:
+        told += f"; the tokens of {found['compared']} drawn ones compared"
+    tables.console().print(f"megatron-core's reader agrees: {told}")
 
 
 def plan(settings: BlendSettings, out: Path, base: Path, tokenizer: Path | None = None) -> None:
