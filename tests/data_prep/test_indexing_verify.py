@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,6 +115,67 @@ def test_a_bit_of_the_idx_is_found_though_the_manifest_vouches(d: Path, field: s
         open_dataset(d)
     vouch(d)
     assert any(name in only_fault(d) for name in ("d.idx: ", "d.bin: "))
+
+
+def forge(path: Path, place: int, kind: str, number: int) -> None:
+    change(path, lambda content: struct.pack_into(kind, content, place, number))
+
+
+LENGTHS, POINTERS, INDICES = 34, 34 + 4 * DOCUMENTS, 34 + 12 * DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "number", "told"),
+    [
+        (LENGTHS + 4 * 2, "<i", -5, "sequence 2 is of a negative length"),
+        (LENGTHS + 4 * 2, "<i", 2**31 - 1, "its lengths sum to"),
+        (INDICES + 8 * 4, "<q", -(2**63), "document 3 ends before it starts"),
+        (INDICES + 8 * 4, "<q", 2**62, "document 3 ends before it starts"),
+        (INDICES + 8 * 4, "<q", 2, "document 3 ends before it starts"),
+    ],
+)
+def test_forged_lengths_are_refused_by_the_reader(d: Path, place: int, kind: str, number: int, told: str) -> None:
+    forge(files_of(d)["idx"], place, kind, number)
+    with pytest.raises(UserError, match=told):
+        IndexedDatasetReader(d).document_lengths()
+    vouch(d)
+    assert "d.idx: " in only_fault(d)
+
+
+@pytest.mark.parametrize("number", [-2, 1, 2**62, -(2**63), 2**63 - 2])
+def test_a_forged_pointer_leads_nowhere(d: Path, number: int) -> None:
+    forge(files_of(d)["idx"], POINTERS + 8 * 3, "<q", number)
+    reader = IndexedDatasetReader(d)
+    with pytest.raises(UserError, match=r"d\.idx: document 3 lies outside of the \.bin"):
+        reader.document(3)
+    with pytest.raises(UserError, match=r"d\.idx: document 3 lies outside of the \.bin"):
+        reader.read(3, 0, 1)
+    assert len(reader.document(2)) == reader.sequence_lengths[2]
+
+
+@pytest.mark.parametrize(("place", "number"), [(3, -1), (3, 2**40), (4, -1), (4, 2**40)])
+def test_a_forged_document_leads_nowhere(d: Path, place: int, number: int) -> None:
+    forge(files_of(d)["idx"], INDICES + 8 * place, "<q", number)
+    with pytest.raises(UserError, match=r"d\.idx: document 3 ends before it starts"):
+        IndexedDatasetReader(d).document(3)
+
+
+def test_a_pointer_that_names_other_tokens_is_found(d: Path) -> None:
+    """Every range is inside of the .bin, and the sums are right."""
+    place = POINTERS + 8 * 3
+    (start,) = struct.unpack_from("<q", files_of(d)["idx"].read_bytes(), place)
+    forge(files_of(d)["idx"], place, "<q", start - 2)
+    vouch(d)
+    assert "d.idx: sequence 3 does not follow the one before it" in only_fault(d)
+
+
+def test_half_a_token_is_none(d: Path) -> None:
+    place = POINTERS + 8 * (DOCUMENTS - 1)
+    (start,) = struct.unpack_from("<q", files_of(d)["idx"].read_bytes(), place)
+    forge(files_of(d)["idx"], place, "<q", start + 1)
+    change(files_of(d)["bin"], lambda content: content.append(0))
+    with pytest.raises(UserError, match=r"d\.bin: \d+ bytes where the \.idx announces"):
+        IndexedDatasetReader(d)
 
 
 @pytest.mark.parametrize("kind", FILES)
