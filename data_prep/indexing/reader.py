@@ -181,10 +181,11 @@ def open_dataset(prefix: Path, every_block: bool = False) -> tuple[Manifest, Ind
     manifest = read_manifest(prefix)
     manifest.bin.check(bin_path(prefix), every_block)
     manifest.idx.check(idx_path(prefix), every_block)
-    if every_block:
-        for hashes, path in ((manifest.lineage, lineage_path(prefix)), (manifest.spans, spans_path(prefix))):
-            if hashes is not None:
-                hashes.check(path, every_block)
+    for hashes, path in ((manifest.lineage, lineage_path(prefix)), (manifest.spans, spans_path(prefix))):
+        if hashes is not None and every_block:
+            hashes.check(path, every_block)
+        elif hashes is not None and path.exists():  # training does without them
+            hashes.check_size(path)
     reader = IndexedDatasetReader(prefix)
     found = (reader.documents, reader.tokens, reader.dtype)
     if found != (manifest.documents, manifest.tokens, np.dtype(manifest.dtype)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.layout import HEADER
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
+from data_prep.indexing.spans import SpansReader
 from data_prep.indexing.verify import find_faults, verify, verify_sample, work_bytes
 from data_prep.manifest import FileHashes, read_manifest
 from data_prep.records import AugmentedText, Chain, Pair
@@ -290,6 +292,31 @@ def test_spans_that_do_not_cover_are_named(d: Path) -> None:
         vouch(d)
         assert f"d.spans: the runs of document {document} do not cover it" in only_fault(d)
         path.write_bytes(whole)
+
+
+def test_a_view_outlives_its_reader_its_pages_and_its_file(d: Path) -> None:
+    reader, spans = IndexedDatasetReader(d), SpansReader(d)
+    views = [reader.document(4), reader.sequence_pointers, spans.ends, spans.bounds[2:], spans.runs_of(3, 5).classes]
+    expected = [view.copy() for view in views]
+    reader.forget_pages()
+    spans.forget_pages()
+    del reader, spans
+    for kind in ("bin", "idx", "spans"):
+        files_of(d)[kind].unlink()
+    gc.collect()
+    for view, copied in zip(views, expected, strict=True):
+        assert view.tolist() == copied.tolist()
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+
+
+@pytest.mark.parametrize("kind", ["spans", "lineage"])
+def test_opening_sees_a_side_car_of_another_length_and_does_without_one(d: Path, kind: str) -> None:
+    change(files_of(d)[kind], lambda data: data.append(0))
+    with pytest.raises(UserError, match="stale or foreign"):
+        open_dataset(d)
+    files_of(d)[kind].unlink()
+    open_dataset(d)
 
 
 def test_jobs_change_nothing_and_progress_adds_up(d: Path) -> None:
