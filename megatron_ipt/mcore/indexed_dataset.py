@@ -6,12 +6,12 @@ import megatron_ipt.mcore.quiet  # noqa: F401  # isort: skip
 
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from data_prep.draws import draw_index
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader
 
@@ -59,5 +59,6 @@ def _drawn(documents: int, count: int) -> list[int]:
     if documents <= count:
         return list(range(documents))
     bounds = [1 + place * (documents - 2) // max(1, count - 2) for place in range(count - 1)]
-    inner = [start + draw_index(0, f"{documents}:{start}", "megatron", end - start) for start, end in pairwise(bounds)]
+    random = Random(documents)
+    inner = [random.randrange(start, end) for start, end in pairwise(bounds)]
     return [0, *inner, documents - 1]
