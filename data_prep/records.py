@@ -119,7 +119,8 @@ class Span:
 class Origin:
     """A raw text inside a training text: characters [start, end) of a document of the corpus `source`.
 
-    `checks` has one string a pair written about it, in their order: the checks passed, joined by blanks.
+    `at` is the character of the training text at which it stands, -1 where it does not (a closed book).  `checks` has
+    one string a pair written about it, in their order: the checks passed, joined by blanks.
     """
 
     document_id: str
@@ -127,6 +128,7 @@ class Origin:
     start: int = 0
     end: int = 0
     checks: tuple[str, ...] = ()
+    at: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,13 @@ from data_prep.settings import IndexSettings
 
 
 class DecodedDocument:
-    """The text of a document, without its control tokens; token i starts at character `starts[i]` [tokens + 1]."""
+    """The text of a document, without its control tokens; token i starts at character `starts[i]` [tokens + 1].
 
-    def __init__(self, text: str, starts: np.ndarray, names: dict[int, str]) -> None:
-        self.text, self.starts, self._names = text, starts, names
+    `exact`: it is the text that was encoded, character by character.
+    """
+
+    def __init__(self, text: str, starts: np.ndarray, names: dict[int, str], exact: bool) -> None:
+        self.text, self.starts, self._names, self.exact = text, starts, names, exact
 
     def part(self, start: int, end: int) -> str:
         """The text of tokens [start, end); a control token in it is its name."""
@@ -48,7 +51,7 @@ class Decoder:
         self._tokenizer = load_tokenizer(directory, settings)
         self._offsets = TokenOffsets(self._tokenizer)
         self._names = {token: name for name, token in self._tokenizer.control.items()}
-        self._prefix = prefix
+        self._prefix, self._lossless = prefix, not manifest.lossy_documents
 
     def decode(self, tokens: np.ndarray, control: np.ndarray) -> DecodedDocument:
         """The text of a document; `control` [tokens] says which tokens are control tokens.
@@ -72,7 +75,9 @@ class Decoder:
                 length += len(text)
         starts[-1] = length
         names = {place: self._name(int(tokens[place])) for place in np.flatnonzero(control).tolist()}
-        return DecodedDocument("".join(pieces), starts, names)
+        spelling = self._tokenizer.spelling
+        exact = spelling.lengths is not None and not spelling.nfc and self._lossless
+        return DecodedDocument("".join(pieces), starts, names, exact)
 
     def _name(self, token: int) -> str:
         return self._names.get(token, f"<{token}>")

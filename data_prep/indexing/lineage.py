@@ -3,7 +3,7 @@
 | column | type | meaning |
 |---|---|---|
 | id | string | the training text's id |
-| origins | list of struct | the raw texts inside, as records.Origin has them: document_id, source, start, end, checks |
+| origins | list of struct | the raw texts inside, as records.Origin has them: document_id, source, start, ... |
 | template | string | the styles drawn, empty for raw text |
 | seed | int64 | the seed of their draws, null for raw text |
 | source_file | string | name of the input file |
@@ -35,6 +35,7 @@ ORIGIN = pa.struct(
         ("start", pa.int64()),
         ("end", pa.int64()),
         ("checks", pa.list_(pa.string())),
+        ("at", pa.int64()),
     ]
 )
 SCHEMA = pa.schema(
@@ -147,7 +148,7 @@ def read_group(file: pq.ParquetFile, group: int, path: Path) -> pa.Table:
     origins = pc.list_flatten(table["origins"])
     columns = [table[name] for name in SCHEMA.names if name != "seed"]
     columns += [origins, *(pc.struct_field(origins, name) for name in ORIGIN.names)]
-    if any(column.null_count for column in [*columns, pc.list_flatten(columns[-1])]):
+    if any(column.null_count for column in [*columns, pc.list_flatten(pc.struct_field(origins, "checks"))]):
         raise _damaged(path, group, "a value is missing")
     return table
 

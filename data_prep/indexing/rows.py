@@ -107,7 +107,7 @@ def _lineage(batch: Batch, index: int, text_key: str) -> _Lineage:
         raise UserError(where, problem, "give a string or a whole number, or none")
     name = where.rpartition("/")[2] if identifier in (None, "") else str(identifier)
     source = source if isinstance(source, str) else ""
-    origin = {"document_id": name, "source": source, "start": 0, "end": len(batch.texts[index]), "checks": ()}
+    origin = {"document_id": name, "source": source, "start": 0, "end": len(batch.texts[index]), "checks": (), "at": 0}
     return name, (origin,), "", None
 
 
@@ -121,6 +121,7 @@ def _arrays(rows: Sequence[_Lineage], source_file: str) -> list[pa.Array]:
     ]
     names = pa.array(list(chain.from_iterable(checks)), pa.string())
     columns.append(pa.ListArray.from_arrays(_bounds(checks), names))
+    columns.append(pa.array([origin.get("at", -1) for origin in flat], pa.int64()))
     struct = pa.StructArray.from_arrays(columns, fields=list(ORIGIN))
     if any(column.null_count for column in columns) or None in ids:
         raise TypeError("a value is missing")
@@ -140,8 +141,14 @@ def _bounds(lists: Sequence[Sequence[Any]]) -> pa.Array:
 
 
 def has_spans(batch: Batch, text_key: str) -> bool:
-    """Whether some text of a batch is of more than one class."""
-    return any(is_training_text(row, text_key) and len(row.get("spans", {}).get("ends", ())) > 1 for row in batch.rows)
+    """Whether some text of a batch is more than one span of class text."""
+    return any(_kinds(row) not in ("", "t") for row in batch.rows if is_training_text(row, text_key))
+
+
+def _kinds(row: Row) -> str:
+    spans = row.get("spans")
+    kinds = spans.get("kinds") if isinstance(spans, dict) else None
+    return kinds if isinstance(kinds, str) else ""
 
 
 def span_columns(batch: Batch, text_key: str) -> CharacterSpans:

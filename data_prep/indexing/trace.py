@@ -23,12 +23,16 @@ Run = tuple[int, int, str, int]
 
 @dataclass(frozen=True, slots=True)
 class TracedOrigin:
-    """A raw text inside the document: characters [start, end) of `document_id` of the corpus `source`."""
+    """A raw text inside the document: characters [start, end) of `document_id` of the corpus `source`.
+
+    `at` is the character of the training text at which it stands, -1 where that is not known.
+    """
 
     document_id: str
     source: str
     start: int
     end: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,8 @@ class TracedToken:
     """A token: its number in the .bin and its place in the document, its class, and what it belongs to.
 
     `pair` is the place of the pair of a question or an answer, `origin` that of the raw text of a text or of a pair,
-    both -1 where there is none.  For a token of class text `character` is where it starts in the raw document, give or
-    take `margin` characters; None is a mere estimate (see `trace`).
+    both -1 where there is none.  For a token of class text `character` is where it starts in the raw document; unless
+    `exact`, that is an estimate (see `trace`).
     """
 
     number: int
@@ -64,7 +68,7 @@ class TracedToken:
     origin: int
     text: str | None
     character: int | None
-    margin: int | None
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,8 @@ def trace(
 ) -> Trace:
     """What document number `document`, or token number `token` counted from the start of the .bin, came from.
 
-    With `tokenizer_dir` texts are decoded, and the characters between a raw text's start and a token counted.  That is
-    exact where the text stands at an edge of the document, as a raw document does.  Elsewhere a token may reach over
-    the border of the text, and the margin says how far; the likeliest place in it is taken.
+    With `tokenizer_dir` texts are decoded, and the characters between a raw text's start and a token counted, which is
+    exact for a tokenizer whose tokens spell the text out.
     Errors: a UserError for a number outside of the dataset, a file that is missing or damaged, another tokenizer.
     """
     if (token is None) == (document is None):
@@ -112,7 +115,8 @@ def trace(
     if runs and runs[-1][1] != len(tokens):
         raise UserError(prefix, f"its spans do not cover document {number}", _MEND)
     text = _decode(decoder, tokens, runs) if decoder else None
-    origins = [TracedOrigin(each["document_id"], each["source"], each["start"], each["end"]) for each in row["origins"]]
+    names = ("document_id", "source", "start", "end", "at")
+    origins = [TracedOrigin(*(each[name] for name in names)) for each in row["origins"]]
     pairs = _pairs(row["origins"], runs, text)
     return Trace(
         prefix=str(prefix),
@@ -223,51 +227,20 @@ def _token(
     _, _, kind, of = run
     pair = of if kind in ("question", "answer") else -1
     origin = of if kind == "text" else next((each.origin for each in pairs if each.number == pair), -1)
-    character = margin = None
+    character, exact = None, False
     if kind == "text" and 0 <= of < len(origins):
-        character, margin = _character(place, run, runs, origins[of], text)
+        character, exact = _character(place, run, runs, origins[of], text)
     spelled = text.part(place, place + 1) if text else None
-    return TracedToken(number, place, int(tokens[place]), kind, pair, origin, spelled, character, margin)
+    return TracedToken(number, place, int(tokens[place]), kind, pair, origin, spelled, character, exact)
 
 
 def _character(
     place: int, run: Run, runs: list[Run], origin: TracedOrigin, text: DecodedDocument | None
-) -> tuple[int, int | None]:
-    """The character of the raw document in which a token of a text starts, and the largest error of that."""
-    length = origin.end - origin.start
-    same = [each for each in runs if each[2:] == run[2:]]
-    before = same[: same.index(run)]
-    if text is None:
-        done = sum(end - start for start, end, _, _ in before) + place - run[0]
-        return origin.start + length * done // sum(end - start for start, end, _, _ in same), None
-    start, margin = _text_start(run, runs, length, text)
-    if margin is None:  # a part of the text, or a normalizer changed it
-        start -= sum(int(text.starts[end] - text.starts[start]) for start, end, _, _ in before)
-    return origin.start + int(text.starts[place]) - start, margin
-
-
-def _text_start(run: Run, runs: list[Run], length: int, text: DecodedDocument) -> tuple[int, int | None]:
-    """The character of the document at which a text of `length` characters starts, and the largest error of that.
-
-    The token before it may reach into it, and its last one out of it.
-    """
-    first, end = run[:2]
-    here = runs.index(run)
-    starts = text.starts
-    low = high = int(starts[first])
-    if here > 0 and runs[here - 1][2] != "control":
-        low = int(starts[first - 1]) + 1
-    stop_low = stop_high = int(starts[end])
-    if here + 1 < len(runs) and runs[here + 1][2] != "control":
-        stop_low = int(starts[end - 1]) + 1
-    low, high = max(low, stop_low - length), min(high, stop_high - length)
-    if low > high:  # these tokens do not spell the text
-        return int(starts[first]), None
-    likeliest = max(range(high, low - 1, -1), key=lambda place: _likely(text.text, place, place + length))
-    return likeliest, max(high - likeliest, likeliest - low)
-
-
-def _likely(text: str, start: int, end: int) -> int:
-    """How much characters [start, end) look like a text of its own: blanks stand around it, and not at its ends."""
-    inside, around = text[start : start + 1] + text[end - 1 : end], text[:start][-1:] + text[end : end + 1]
-    return sum(not each.isspace() for each in inside) + sum(each.isspace() for each in around)
+) -> tuple[int, bool]:
+    """The character of the raw document in which a token of a text starts, and whether that is exact."""
+    if text is None or origin.at < 0:
+        same = [each for each in runs if each[2:] == run[2:]]
+        done = sum(end - start for start, end, _, _ in same[: same.index(run)]) + place - run[0]
+        total = sum(end - start for start, end, _, _ in same)
+        return origin.start + (origin.end - origin.start) * done // total, False
+    return origin.start + int(text.starts[place]) - origin.at, text.exact

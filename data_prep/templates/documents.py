@@ -63,15 +63,17 @@ def _document(chain: Chain, styles: Styles, settings: RenderSettings, with_text:
     counts["answers_lost"] += first_pair if mode in WITHOUT_ANSWERS else 0
     pieces = joined(groups, delimiter)
     joint = "".join(piece.text for piece in pieces)
-    origins = tuple(map(origin_of, chain.texts))
-    written = TrainingText(identifier, joint, origins, "; ".join(names), settings.seed, spans_of(pieces))
+    spans = spans_of(pieces)
+    places = {span.of: span.start for span in reversed(spans) if span.kind == "text"}
+    origins = tuple(origin_of(text, places.get(number, -1)) for number, text in enumerate(chain.texts))
+    written = TrainingText(identifier, joint, origins, "; ".join(names), settings.seed, spans)
     return Rendered(written, mode, inverted, counts)
 
 
-def origin_of(text: AugmentedText) -> Origin:
-    """Where a text of a chain is from, and what its pairs passed."""
+def origin_of(text: AugmentedText, at: int) -> Origin:
+    """Where a text of a chain is from, where it stands in the training text, and what its pairs passed."""
     checks = tuple(" ".join(pair.checks) for pair in text.pairs)
-    return Origin(text.document_id, text.source, text.start, text.start + len(text.text), checks)
+    return Origin(text.document_id, text.source, text.start, text.start + len(text.text), checks, at)
 
 
 def pair_kind(pair: Pair) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -52,12 +52,13 @@ def joined(groups: Iterable[Sequence[Piece]], separator: str) -> list[Piece]:
 def spans_of(pieces: Iterable[Piece]) -> tuple[Span, ...]:
     """Spans of the joined pieces; neighbours of one class and origin are one span, empty pieces are none.
 
-    Control tokens stay apart: each is a span.
+    Control tokens stay apart: each is a span.  Blanks of a template before a question or an answer are of that: a
+    tokenizer makes one token of a blank and the word after it, and the class of a token is that of its first byte.
     """
     spans: list[Span] = []
     start, end = 0, 0
     last: tuple[SpanClass, int] | None = None
-    for kind, text, of in pieces:
+    for kind, text, of in blanks_moved(pieces):
         if not text:
             continue
         if last is not None and (last != (kind, of) or kind == "control"):
@@ -68,3 +69,21 @@ def spans_of(pieces: Iterable[Piece]) -> tuple[Span, ...]:
     if last is not None:
         spans.append(Span(start, end, *last))
     return tuple(spans)
+
+
+def blanks_moved(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same text in pieces, those of questions and answers with the template's blanks before them."""
+    held: list[Piece] = []  # templates, whose last blanks may still move
+    for piece in pieces:
+        if not piece.text:
+            continue
+        if piece.kind == "template":
+            held.append(piece)
+            continue
+        joint = "".join(each.text for each in held)
+        kept = joint.rstrip(" ") if piece.kind in ("question", "answer") else joint
+        if kept:
+            yield template(kept)
+        yield piece._replace(text=joint[len(kept) :] + piece.text)
+        held = []
+    yield from held

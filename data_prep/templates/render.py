@@ -190,7 +190,7 @@ def _raw_texts(documents_path: Path | str, ledger: Ledger, counts: Counter[str])
             counts["raw_characters"] += len(part)
             whole = end - start == len(document.text)
             identifier = document.id if whole else f"{document.id}:{start}-{end}"
-            origin = Origin(document.id, document.source, start, end)
+            origin = Origin(document.id, document.source, start, end, at=0)
             yield TrainingText(identifier, part, (origin,), spans=(Span(0, len(part), "text", 0),))
 
 

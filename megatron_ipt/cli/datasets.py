@@ -244,9 +244,8 @@ def _token_facts(found: Trace, token: TracedToken) -> list[tuple[str, Any]]:
     ]
     if token.character is not None:
         origin = found.origins[token.origin]
-        about = "about character" if token.margin is None else "character"
-        margin = f", give or take {token.margin}," if token.margin else ""
-        place = f"{about} {token.character:,}{margin} of {origin.document_id}"
+        about = "character" if token.exact else "about character"
+        place = f"{about} {token.character:,} of {origin.document_id}"
         facts.append(("raw text", f"{place} ({origin.source or 'no source'})"))
     return facts
 

@@ -47,14 +47,15 @@ def training_text(chain: Chain, seed: int = 7, lead: str = "Read: ", after: str 
     for piece, kind, of in filter(lambda each: each[0], pieces):
         spans.append(Span(end, end + len(piece), kind, of))
         end += len(piece)
-    origins = tuple(_origin(text) for text in chain.texts)
+    places = {span.of: span.start for span in spans if span.kind == "text"}
+    origins = tuple(_origin(text, places[place]) for place, text in enumerate(chain.texts))
     return TrainingText(chain.id, "".join(piece for piece, _, _ in pieces), origins, "plain/v1", seed, tuple(spans))
 
 
-def _origin(text: AugmentedText) -> Origin:
+def _origin(text: AugmentedText, at: int) -> Origin:
     checks = tuple(" ".join(pair.checks) for pair in text.pairs)
     end = text.end if text.end >= 0 else len(text.text)
-    return Origin(text.document_id, text.source, text.start, end, checks)
+    return Origin(text.document_id, text.source, text.start, end, checks, at)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

@@ -30,8 +30,12 @@ def chain_of(number: int, pairs: Sequence[Sequence[Pair]] = (PAIRS,)) -> Chain:
 
 
 def said(text: TrainingText, kind: str, of: int) -> str:
-    """What the spans of a class and an origin or pair say, joined by a mark that no style has."""
-    return "\x00".join(text.text[span.start : span.end] for span in text.spans if (span.kind, span.of) == (kind, of))
+    """What the spans of a class and an origin or pair say, joined by a mark that no style has.
+
+    Blanks before a question or an answer are left out: they may be the template's.
+    """
+    shown = [text.text[span.start : span.end] for span in text.spans if (span.kind, span.of) == (kind, of)]
+    return "\x00".join(part if kind == "text" else part.lstrip(" ") for part in shown)
 
 
 def covers(spans: Sequence[Span], length: int) -> bool:

@@ -63,5 +63,5 @@ def test_the_token_stands_where_the_document_says(folder: Path) -> None:
     place = first["text"].index(" lays")
     found = trace(folder / "d", place, tokenizer_dir=folder / "tokenizer").token
     assert found is not None
-    assert (found.text, found.character, found.margin) == (" ", 120 + place, 0)
+    assert (found.text, found.character, found.exact) == (" ", 120 + place, True)
     assert f"character {120 + place} of bees-7" in TEXT

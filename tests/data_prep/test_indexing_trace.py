@@ -88,15 +88,13 @@ def test_each_token_leads_back_to_its_characters(made: tuple[Path, Path, list[Tr
                 assert found.character is None
                 continue
             origin = text.origins[span.of]
-            assert found.character is not None and found.margin is not None and found.origin == span.of
+            assert found.character is not None and found.exact and found.origin == span.of
             raw = RAW[origin.document_id]
             expected = origin.start + start - span.start
-            assert abs(found.character - expected) <= found.margin <= 2
             assert found.character == expected
             assert found.text is not None
             spelled = found.text.split("\n\n")[0]
             assert "\ufffd" in spelled or raw.startswith(spelled[: len(raw) - expected], expected)
-            assert number == 0 or found.margin == 0
     assert seen == {"text", "question", "answer", "template"}
 
 
@@ -106,11 +104,11 @@ def test_a_raw_document_is_exact(made: tuple[Path, Path, list[TrainingText]]) ->
     for place, (start, end) in enumerate(offsets(tokenizer, RAW["short"])):
         found = trace(prefix, first + 1 + place, tokenizer_dir=tokenizer)
         assert found.token is not None
-        assert (found.token.character, found.token.margin, found.token.text) == (start, 0, RAW["short"][start:end])
+        assert (found.token.character, found.token.exact, found.token.text) == (start, True, RAW["short"][start:end])
         assert (found.id, found.template, found.seed, found.pairs) == ("short", "", None, [])
         estimate = trace(prefix, first + 1 + place).token
         assert estimate is not None and estimate.character is not None
-        assert (estimate.margin, estimate.text) == (None, None)
+        assert (estimate.exact, estimate.text) == (False, None)
         assert abs(estimate.character - start) <= 3
 
 

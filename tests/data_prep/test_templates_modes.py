@@ -46,9 +46,9 @@ def stem(pair: Pair) -> str:
 
 def answers(text: TrainingText, of: int, pair: Pair) -> bool:
     """The answer stands there, or the name of a line of the options that holds it."""
-    shown = said(text, "answer", of)
-    if pair.answer in shown:
-        return pair.options != () or shown == pair.answer
+    shown, answer = said(text, "answer", of), pair.answer.lstrip(" ")
+    if answer in shown:
+        return pair.options != () or shown == answer
     lines = [line for line in said(text, "question", of).replace("\x00", "\n").split("\n") if pair.answer in line]
     return bool(shown) and not pair.rationale and any(line.startswith(shown) for line in lines)
 
@@ -68,12 +68,28 @@ def test_no_text_question_option_or_answer_is_lost(language, raw, mode, layout, 
             "" if closed else part.text for part in texts
         ]
         for of, pair in enumerate(pair for part in texts for pair in part.pairs):
-            assert stem(pair) in said(text, "question", of)
+            assert stem(pair).lstrip(" ") in said(text, "question", of)
             assert all(option in said(text, "question", of) for option in pair.options)
             assert answers(text, of, pair) != (mode == "questions_only")
         assert [origin.checks for origin in text.origins] == [("form length",) * len(part.pairs) for part in texts]
     books = 1 + (layout == "both" and any(part.pairs for part in texts))
     assert len({document.text.id for document in rendered}) == len(rendered) == books
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_blank_before_a_question_or_an_answer_is_of_it(mode: str) -> None:
+    """A blank and the word after it are one token: were the blank the template's, so would be the word."""
+    moved = 0
+    for number in range(40):
+        text = render_chain(chain_of(number), STYLES["en"], RenderSettings(mode=mode))[0].text
+        for left, right in itertools.pairwise(text.spans):
+            if right.kind in ("question", "answer"):
+                assert left.kind != "template" or not text.text[left.start : left.end].endswith(" ")
+                moved += text.text[right.start] == " "
+            elif right.kind == "text":
+                origin = text.origins[right.of]
+                assert (origin.at, right.end - right.start) == (right.start, origin.end - origin.start)
+    assert moved > 40
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -202,7 +202,7 @@ def datasets(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
     hf = with_byte_tokenizer(tiny.hf, folder / "hf")
     spans = {"ends": [7, 8, 12, 13, 16], "kinds": "t.q.a", "of": [0, -1, 0, -1, 0]}
-    origin = {"document_id": "doc[/b]", "source": "[red]x", "start": 3, "end": 10, "checks": ["form length"]}
+    origin = {"document_id": "doc[/b]", "source": "[red]x", "start": 3, "end": 10, "checks": ["form length"], "at": 0}
     row = {
         "id": "chain",
         "text": "[/b] \x1bc\nWho?\nBee",
@@ -228,7 +228,7 @@ def test_datasets_are_inspected_traced_merged_and_verified(datasets: Path) -> No
     shown = ipt("data", "trace", a, "--token", 9, "--tokenizer", hf).stdout
     assert "question of pair 0" in shown and "Who?" in shown and "form, length" in shown and "doc[/b]" in shown
     token = json.loads(ipt("data", "trace", a, "--token", 2, "--tokenizer", hf, "--json").stdout)["token"]
-    assert (token["text"], token["character"], token["margin"]) == ("b", 5, 0)
+    assert (token["text"], token["character"], token["exact"]) == ("b", 5, True)
     assert "document" in ipt("data", "trace", a, "--document", 0).stdout
     ipt("data", "merge", datasets / "m", a, b)
     shown = ipt("data", "verify", a, b, datasets / "m", "--jobs", 2).stdout
