@@ -121,6 +121,8 @@ class TrainSettings(Settings):
             raise ValueError("sequence_parallel needs tensor_model_parallel_size > 1")
         if self.virtual_pipeline_model_parallel_size and self.pipeline_model_parallel_size == 1:
             raise ValueError("virtual_pipeline_model_parallel_size needs pipeline_model_parallel_size > 1")
+        if self.overlap_param_gather and not (self.use_distributed_optimizer and self.overlap_grad_reduce):
+            raise ValueError("overlap_param_gather needs use_distributed_optimizer and overlap_grad_reduce")
         return self
 
 

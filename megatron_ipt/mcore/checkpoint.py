@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.mcore.model import unwrap, without_grad_buffers
+from megatron_ipt.mcore.model import finish_param_gather, unwrap, without_grad_buffers
 
 LATEST = "latest_checkpointed_iteration.txt"
 CARD = "run_card.json"
@@ -110,6 +110,7 @@ def save(folder: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimiz
     if failure is None:
         content = _metadata(content=True)
         _keep_results_here()
+        finish_param_gather(chunks, optimizer)
         try:
             with without_grad_buffers(chunks):  # the optimizer's state is gathered: twelve bytes a parameter more
                 state = _state(chunks, optimizer, is_loading=False)

@@ -18,6 +18,7 @@ import torch
 from megatron.core import parallel_state as mpu
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -88,6 +89,21 @@ def unwrap(chunk: torch.nn.Module) -> GPTModel:
         assert isinstance(inner, torch.nn.Module)
         chunk = inner
     return chunk
+
+
+@torch.no_grad()
+def finish_param_gather(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
+    """Bring the last step's update to every rank's weights, before they are read outside a forward; all ranks call it.
+
+    With overlap_param_gather a step updates this rank's part alone, and the next forward gathers the others'.  That
+    forward then finds the gather done: what it computes stays the same.
+    """
+    wrapped = [chunk for chunk in chunks if isinstance(chunk, DistributedDataParallel)]
+    overlapping = [chunk for chunk in wrapped if chunk.ddp_config.overlap_param_gather]
+    if overlapping and optimizer is not None:
+        optimizer.prepare_model_params_for_param_sync()  # weights kept in MXFP8 come from their masters
+    for chunk in overlapping:
+        chunk.start_param_sync(force_sync=True)
 
 
 @contextmanager

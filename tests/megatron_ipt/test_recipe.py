@@ -56,6 +56,7 @@ def test_interpolation_refers_to_other_keys(recipe: Path) -> None:
         ("train.train_iters=0x", "train.train_iters='0x'"),
         ("train.sequence_parallel=true", "sequence_parallel needs tensor_model_parallel_size > 1"),
         ("train.virtual_pipeline_model_parallel_size=2", "needs pipeline_model_parallel_size > 1"),
+        ("train.overlap_param_gather=true", "overlap_param_gather needs use_distributed_optimizer and overlap_grad"),
         ("train.min_lr=1", "min_lr=1.0 must not exceed lr"),
         ("train.fp8", "not an override"),
         ("--only", "not an override"),

@@ -15,6 +15,7 @@ import pytest
 from conftest import TinyRun, environment, ipt, losses
 
 DECAY = ["train.lr_decay_style=cosine", "train.lr_decay_iters=8", "train.lr_warmup_iters=2"]
+OVERLAP = ["train.overlap_grad_reduce=true", "train.overlap_param_gather=true"]
 PP2 = ["train.pipeline_model_parallel_size=2", "train.bf16=true"]
 
 
@@ -30,6 +31,21 @@ def resumed(tiny: TinyRun, train_layouts: Any) -> Any:
         "other_layout": [*DECAY, "train.bf16=true", "train.tensor_model_parallel_size=2", here, "train.train_iters=7"],
         "other_lr": [*start, here, "train.train_iters=8", "train.lr=2e-4"],
         "other_model": [*start, here, "train.parity_gate=false", "model.rotary_base=5000"],
+    }
+    return train_layouts(2, jobs)
+
+
+@pytest.fixture(scope="module")
+def overlapping(tiny: TinyRun, train_layouts: Any) -> Any:
+    """Two replicas under the distributed optimizer.  No validation: it would gather the weights before a save."""
+    start = [*DECAY, "train.bf16=true", "train.held_out=null", "train.parity_gate=false", "train.train_iters=6"]
+    every = "train.save_interval=3"
+    jobs = {
+        "gathered": [*start, every],
+        "overlapped": [*start, *OVERLAP, every],
+        "saved_once": [*start, *OVERLAP],
+        "stopped": [*start, *OVERLAP, every, "train.train_iters=3"],
+        "went_on": [*start, *OVERLAP, every, f"train.save={tiny.folder / 'stopped' / 'train' / 'checkpoints'}"],
     }
     return train_layouts(2, jobs)
 
@@ -53,6 +69,21 @@ def test_two_halves_end_in_the_bytes_of_the_whole(resumed: Any, tiny: TinyRun) -
 
 def test_a_finished_run_does_nothing(resumed: Any) -> None:
     assert resumed["nothing_left"] == []
+
+
+@pytest.mark.parametrize("iteration", [3, 6])
+def test_weights_that_the_next_step_would_gather_are_saved(overlapping: Any, tiny: TinyRun, iteration: int) -> None:
+    saved = {
+        name: shards(tiny.folder / name / "train" / "checkpoints" / f"iter_{iteration:07d}")
+        for name in ("gathered", "overlapped", "stopped")
+    }
+    assert saved["gathered"]
+    assert saved["gathered"] == saved["overlapped"] == saved["stopped"]
+
+
+def test_a_save_between_two_overlapping_steps_changes_neither(overlapping: Any) -> None:
+    assert losses(overlapping["overlapped"]) == losses(overlapping["saved_once"]) == losses(overlapping["gathered"])
+    assert losses(overlapping["stopped"]) + losses(overlapping["went_on"]) == losses(overlapping["saved_once"])
 
 
 def test_another_layout_goes_on(resumed: Any) -> None:

@@ -157,7 +157,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> Path
         },
         "train": {
             **{"blend": str(folder / "blend" / "blend.json"), "seq_length": 32, "global_batch_size": 4},
-            **{"train_iters": ITERATIONS, "lr": 1e-2, "lr_decay_style": "constant", "bf16": False, "save_interval": 5},
+            **{"train_iters": ITERATIONS, "lr": 1e-2, "lr_decay_style": "constant", "save_interval": 5},
+            **{"overlap_grad_reduce": True, "overlap_param_gather": True},
         },
     }
     path = folder / "recipe.yaml"
