@@ -88,7 +88,8 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
         "batch_p2p_comm": virtual is None,
         "transformer_impl": device.transformer_impl(train.transformer_impl),
     }
-    free = {**device.config_fields(), **_free("train.transformer_config", train.transformer_config, values)}
+    own = device.config_fields(values["transformer_impl"])
+    free = {**own, **_free("train.transformer_config", train.transformer_config, values)}
     return checked(TransformerConfig, "train.transformer_config", {**values, **free})
 
 
@@ -97,7 +98,9 @@ def check_runs_here(config: TransformerConfig) -> None:
     if config.transformer_impl == "transformer_engine":
         if not device.has_transformer_engine():
             raise UserError(
-                "train.transformer_impl", "transformer_engine does not import here", "install it, or set it to local"
+                "train.transformer_impl",
+                "there is no transformer_engine, or no GPU, here",
+                "set it to local, or to auto",
             )
         return
     for name in ("fp8", "fp4"):

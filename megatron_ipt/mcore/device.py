@@ -7,7 +7,9 @@ never looks at the device.  What makes megatron-core run without a GPU at all is
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
+import importlib
 import importlib.util
 import os
 import sys
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from data_prep.errors import UserError
 
 M_MMAP_THRESHOLD = -3
 """glibc's name for the size from which an allocation is a mapping of its own, gone when it is freed [bytes]."""
@@ -47,7 +51,7 @@ TABLE: tuple[Difference, ...] = (
         "needs a weight-gradient kernel of apex or TE",
         config=True,
     ),
-    Difference("apply_rope_fusion", False, True, "a CUDA kernel", config=True),
+    Difference("apply_rope_fusion", False, True, "a kernel of TE; local layers go without", config=True),
     Difference("bias_activation_fusion", False, True, "compiled for the GPU", config=True),
     Difference("bias_dropout_fusion", False, True, "compiled for the GPU", config=True),
     Difference("persist_layer_norm", False, False, "apex only; our norms are RMS", config=True),
@@ -72,9 +76,12 @@ def pick(name: str) -> Any:
     raise KeyError(name)
 
 
-def config_fields() -> dict[str, Any]:
-    """The fields of TransformerConfig that the device decides."""
-    return {row.name: pick(row.name) for row in TABLE if row.config}
+def config_fields(layers: str) -> dict[str, Any]:
+    """The fields of TransformerConfig that the device decides, for Transformer Engine's `layers` or the local ones."""
+    found = {row.name: pick(row.name) for row in TABLE if row.config}
+    if layers != "transformer_engine":
+        found["apply_rope_fusion"] = False
+    return found
 
 
 def transformer_impl(wanted: str) -> str:
@@ -85,8 +92,34 @@ def transformer_impl(wanted: str) -> str:
 
 
 def has_transformer_engine() -> bool:
-    """Whether Transformer Engine imports: its libraries need a GPU's."""
-    return has_gpu() and importlib.util.find_spec("transformer_engine") is not None
+    """Whether Transformer Engine's layers can run: they need a GPU.  UserError where it is installed but broken."""
+    check_transformer_engine()
+    return has_gpu() and _transformer_engine_is_installed()
+
+
+def check_transformer_engine() -> None:
+    """UserError for an installed Transformer Engine that does not import: no file of megatron-core would either."""
+    fault = transformer_engine_fault()
+    if fault is not None:
+        mend = "install the build that was made for this torch, or `pip uninstall transformer-engine` to do without"
+        raise UserError("transformer_engine", f"is installed but does not import ({fault})", mend)
+
+
+@functools.cache
+def transformer_engine_fault() -> str | None:
+    """Why the installed Transformer Engine does not import; None where it does, or where there is none."""
+    if not _transformer_engine_is_installed():
+        return None
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # whatever its compiled parts and the libraries they open raise
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
+    return None
+
+
+def _transformer_engine_is_installed() -> bool:
+    return importlib.util.find_spec("transformer_engine") is not None
 
 
 def set_device(local_rank: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.optim.adam import adam
 
-from megatron_ipt.mcore.device import has_gpu
+from megatron_ipt.mcore.device import check_transformer_engine, has_gpu
 
 
 class _Stream:
@@ -95,7 +95,11 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 @functools.cache
 def install() -> None:
-    """Give megatron-core a CPU where it asks for a GPU.  Once a process; nothing where a GPU is."""
+    """Give megatron-core a CPU where it asks for a GPU.  Once a process; nothing where a GPU is.
+
+    UserError, before megatron-core is imported, for a Transformer Engine that would end that import in a traceback.
+    """
+    check_transformer_engine()
     if has_gpu():
         return
     cuda: Any = torch.cuda

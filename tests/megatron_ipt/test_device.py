@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from conftest import environment
+import pytest
+from conftest import environment, ipt
 
 from megatron_ipt.mcore import device
 
@@ -112,4 +114,46 @@ print(json.dumps(told))"""
     assert told["legal"] == "tensorwise"
     assert "hybrid needs Transformer Engine's layers" in told["local"]
     if not device.has_transformer_engine():
-        assert "transformer_engine does not import here" in told["missing"]
+        assert "here is no transformer_engine, or no GPU" in told["missing"]
+
+
+def test_auto_takes_transformer_engine_where_it_imports_and_a_gpu_is() -> None:
+    """Only the choice: neither the stand-in nor the GPU that is claimed computes anything."""
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+{{stand_in}}
+import torch
+from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore import config
+from megatron_ipt.recipe import TrainSettings
+model = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
+train = TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3)
+found = []
+for gpu in (True, False):
+    torch.cuda.is_available = lambda: gpu
+    found.append(config.transformer_config(model, train).transformer_impl)
+print(json.dumps(found))"""
+    stand_in = "import transformer_engine_stand_in"
+    without = "import importlib.util as u; find = u.find_spec; u.find_spec = lambda name, *a: (\n"
+    without += "    None if name == 'transformer_engine' else find(name, *a))"
+    assert run_python(code.format(stand_in=stand_in)) == ["transformer_engine", "local"]
+    assert run_python(code.format(stand_in=without)) == ["local", "local"]
+
+
+@pytest.mark.parametrize("part", ["transformer_engine", "transformer_engine/pytorch"])
+def test_a_broken_transformer_engine_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Of another torch's build, say: megatron-core would end with a traceback on import, whatever the layers."""
+    for folder in ("transformer_engine", "transformer_engine/pytorch"):
+        (tmp_path / folder).mkdir()
+        text = 'raise ImportError("te.so: undefined symbol: _ZN3c10")\n' if folder == part else ""
+        (tmp_path / folder / "__init__.py").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    recipe = ROOT / "examples" / "llama3_70b_domain" / "recipe.yaml"
+    done = ipt("plan", recipe, "train.transformer_impl=local", check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: transformer_engine: is installed but does not import (ImportError: te.so: undefined")
+    assert "install the build that was made for this torch" in line
