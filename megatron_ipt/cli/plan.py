@@ -38,9 +38,13 @@ def plan(
     from megatron_ipt.plan.layout import plan_layout  # megatron-core takes seconds to import: faults first
 
     found = plan_layout(architecture, model, train, world_size)
-    columns = ("stage", "chunks", "layers", "parameters a rank", "static GiB a rank")
+    columns = ("stage", "chunks", "layers", "parameters a rank", "static bytes a rank", "static GiB")
     rows = [
-        (stage.pipeline_rank, stage.chunks, stage.layers, f"{stage.parameters:,}", f"{stage.static_bytes / GIB:.2f}")
+        (
+            *(stage.pipeline_rank, stage.chunks, stage.layers, stage.parameters),
+            f"{stage.static_bytes:,.0f}",
+            f"{stage.static_bytes / GIB:.2f}",
+        )
         for stage in found.stages
     ]
     tables.show(f"{settings.name}: {found.ranks_built} model-parallel ranks built", columns, rows)

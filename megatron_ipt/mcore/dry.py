@@ -1,6 +1,7 @@
 """One rank of a model without its memory: a fake process group and the meta device.
 
-What is built is what would be trained: the same configuration, layers and layout, shapes without storage.
+Configuration and layout are those of a run.  The layers are the local ones even where Transformer Engine's would
+train: they hold the same weights and, unlike those, allocate nothing here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -50,20 +50,21 @@ def fake_group(rank: int, world_size: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def check_settings(architecture: Architecture, train: TrainSettings) -> None:
+    """UserError for a setting that megatron-core's configurations refuse; the same for every rank."""
+    configs.transformer_config(architecture, train)
+    configs.optimizer_config(train)
+    configs.ddp_config(train)
+
+
 def build_rank(
     architecture: Architecture, train: TrainSettings, vocab_size: int, rank: int, world_size: int
 ) -> RankModel:
-    """Build what `rank` of `world_size` holds, on the meta device; UserError for settings that cannot be.
-
-    The settings are checked as they are; the layers built are the local ones, which hold the same weights as
-    Transformer Engine's and, unlike those, allocate nothing here.
-    """
+    """What `rank` of `world_size` holds, built on the meta device."""
     with fake_group(rank, world_size), parallel.model_parallel(train, with_gloo=False):
-        for check in (partial(configs.transformer_config, architecture), configs.optimizer_config, configs.ddp_config):
-            check(train)
-        train = train.model_copy(update={"transformer_impl": "local"})
-        config = configs.transformer_config(architecture, train)
-        chunks = models.build(architecture, config, train, vocab_size, place="meta")
+        local = train.model_copy(update={"transformer_impl": "local"})
+        config = configs.transformer_config(architecture, local)
+        chunks = models.build(architecture, config, local, vocab_size, place="meta")
         found = tuple(
             Parameter(name, tuple(weight.shape), bool(getattr(weight, "tensor_model_parallel", False)))
             for name, weight in models.named_parameters(chunks)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size
-from megatron_ipt.mcore.dry import RankModel, build_rank
+from megatron_ipt.mcore.dry import RankModel, build_rank, check_settings
 from megatron_ipt.recipe import ModelSettings, TrainSettings
 
 
@@ -45,6 +45,7 @@ class LayoutPlan:
 def plan_layout(architecture: Architecture, model: ModelSettings, train: TrainSettings, world_size: int) -> LayoutPlan:
     """Build every model-parallel rank of one replica without memory; UserError for a layout that cannot be."""
     check_layout(architecture, train, world_size)
+    check_settings(architecture, train)
     vocab_size = padded_vocab_size(architecture, model, train)
     tensor, pipeline = train.tensor_model_parallel_size, train.pipeline_model_parallel_size
     replicas = world_size // (tensor * pipeline)

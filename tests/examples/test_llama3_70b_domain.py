@@ -24,12 +24,16 @@ from megatron_ipt.mcore import config
 from megatron_ipt.plan.layout import plan_layout
 from megatron_ipt.recipe import load_recipe
 
+checked = []
+check = config.optimizer_config
+config.optimizer_config = lambda train: checked.append(train) or check(train)
 found = {{}}
 for padding in (1, 128):
     recipe = load_recipe(Path({str(RECIPE)!r}), [f"model.make_vocab_size_divisible_by={{padding}}"])
     architecture = with_settings(None, recipe.model)
     found[padding] = asdict(plan_layout(architecture, recipe.model, recipe.train, 64))
 built = config.transformer_config(architecture, recipe.train)
+found["checks"] = len(checked)
 found["fp8"] = [built.fp8, built.fp8_recipe]
 print(json.dumps(found))
 """
@@ -72,6 +76,7 @@ def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:
     found = python(PLAN)
     plain, padded = found["1"], found["128"]
     assert found["fp8"] == ["hybrid", "tensorwise"]
+    assert found["checks"] == 2  # once a plan, not once a rank
     assert plain["ranks_built"] == padded["ranks_built"] == 32
     assert [stage["parameters"] for stage in plain["stages"]] == [2_401_927_168, *[2_139_258_880] * 6, 2_401_935_360]
     assert plain["parameters"] == 70_553_706_496
@@ -81,6 +86,35 @@ def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:
     # bf16 weight 2, fp32 gradient 4, and 12 of Adam's state and masters over two replicas
     assert plain["stages"][0]["static_bytes"] == 2_401_927_168 * 12
     assert plain["micro_batches"] == 32
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|│").replace("│", "|").split("|")]
+
+
+def test_the_verb_prints_the_table_of_the_readme() -> None:
+    readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    call = next(line.split() for line in readme.splitlines() if line.strip().startswith("ipt plan"))
+    command = [sys.executable, "-m", "megatron_ipt.cli.main", *call[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [cells(line) for line in done.stdout.splitlines() if line.startswith("│")]
+    printed = {row[0]: row[1:] for row in lines}
+    rows = [cells(line) for line in readme.splitlines() if re.match(r"\| \d", line)]
+    expected: dict[str, list[str]] = {}
+    for first, *figures in rows:
+        ends = [int(number) for number in first.split(" to ")]
+        expected |= {str(stage): figures for stage in range(ends[0], ends[-1] + 1)}
+    assert [len(figures) for figures in expected.values()] == [5] * 8
+    assert {stage: printed[stage] for stage in expected} == expected
+    assert printed["parameters"] == ["70,553,706,496"]
+    assert printed["parameters, vocabulary padded"] == ["70,557,900,800 (128,512 tokens)"]
+    assert printed["data-parallel size"] == ["2"]
+    assert printed["micro batches a step"] == ["32"]
+    assert printed["pipeline bubble"] == ["4.4% of the compute time"]  # 7 / (32 x 5)
+    told = " ".join(readme.split())
+    for figure in ("70,553,706,496 parameters", "70,557,900,800 with the vocabulary padded to 128,512", "4.4 %"):
+        assert figure in told
 
 
 def test_the_example_is_made_of_transformer_engines_layers() -> None:

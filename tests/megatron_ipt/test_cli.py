@@ -25,6 +25,7 @@ VERBS = [
     "data trace",
     "data merge",
     "blend plan",
+    "plan",
     "train",
     "convert import",
     "convert export",
