@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.run import get_args_parser
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "llama3_70b_domain"
 RECIPE = EXAMPLE / "recipe.yaml"
+README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
 STAND_IN = ROOT / "tests" / "megatron_ipt"
 
 PLAN = f"""
@@ -93,14 +96,13 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_verb_prints_the_table_of_the_readme() -> None:
-    readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-    call = next(line.split() for line in readme.splitlines() if line.strip().startswith("ipt plan"))
+    call = next(line.split() for line in README.splitlines() if line.strip().startswith("ipt plan"))
     command = [sys.executable, "-m", "megatron_ipt.cli.main", *call[1:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [cells(line) for line in done.stdout.splitlines() if line.startswith("│")]
     printed = {row[0]: row[1:] for row in lines}
-    rows = [cells(line) for line in readme.splitlines() if re.match(r"\| \d", line)]
+    rows = [cells(line) for line in README.splitlines() if re.match(r"\| \d", line)]
     expected: dict[str, list[str]] = {}
     for first, *figures in rows:
         ends = [int(number) for number in first.split(" to ")]
@@ -112,7 +114,7 @@ def test_the_verb_prints_the_table_of_the_readme() -> None:
     assert printed["data-parallel size"] == ["2"]
     assert printed["micro batches a step"] == ["32"]
     assert printed["pipeline bubble"] == ["4.4% of the compute time"]  # 7 / (32 x 5)
-    told = " ".join(readme.split())
+    told = " ".join(README.split())
     for figure in ("70,553,706,496 parameters", "70,557,900,800 with the vocabulary padded to 128,512", "4.4 %"):
         assert figure in told
 
@@ -193,3 +195,15 @@ def test_the_script_submits_eight_nodes_of_eight_with_that_environment(tmp_path:
     assert override == "train.lr=2e-5"
     assert given["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     assert int(given["SHUTDOWN_TIMEOUT"]) < 1800  # the signal's lead
+    assert f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={given['SHUTDOWN_TIMEOUT']}\n" in README
+
+
+def test_the_line_to_start_by_hand_is_one_that_torchrun_takes() -> None:
+    lines = README.replace("\\\n", " ").splitlines()
+    (line,) = [line.split() for line in lines if line.strip().startswith("torchrun ")]
+    parsed = get_args_parser().parse_args(line[1:])
+    assert (parsed.nnodes, parsed.nproc_per_node, parsed.rdzv_backend) == ("8", "8", "c10d")
+    assert parsed.module and parsed.training_script == "megatron_ipt.pretrain"
+    option, recipe = parsed.training_script_args
+    assert option == "--recipe" and ROOT / recipe == RECIPE
+    assert f"source {(EXAMPLE / 'environment.sh').relative_to(ROOT)}\n" in README

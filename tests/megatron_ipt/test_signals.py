@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import TinyRun, torchrun
+from torch.distributed.launcher.api import LaunchConfig
 
 from data_prep.errors import UserError
-from megatron_ipt.cli import pipeline, processes
+from megatron_ipt.cli import pipeline, processes, train
 from megatron_ipt.recipe import load_recipe
 
 WORKER = Path(__file__).with_name("stop_worker.py")
@@ -59,5 +64,21 @@ def test_a_stop_file_is_refused_where_further_steps_would_follow(tiny: TinyRun) 
         pipeline.check(load_recipe(tiny.recipe, ["train.blend=null", "train.held_out=null", "train.stop_file=x"]))
 
 
-def test_torchrun_ends_its_workers_before_it_is_ended_itself() -> None:
-    assert 30 < processes.SHUTDOWN_SECONDS < processes.GRACE_SECONDS
+def test_torchrun_gets_the_time_to_save_and_less_than_it_has_itself(
+    tiny: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun is not started: its own configuration reads the environment that it would have had."""
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    given: dict[str, str] = {}
+
+    @contextmanager
+    def child(_: Any, environment: dict[str, str], stderr: Any) -> Iterator[Any]:
+        given.update(environment)
+        yield SimpleNamespace(wait=lambda: 0)
+
+    monkeypatch.setattr(processes, "child", child)
+    train.launch(load_recipe(tiny.recipe, [f"output_dir={tmp_path}"]), tiny.recipe, [])
+    monkeypatch.setattr(os, "environ", given)
+    seconds = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout
+    assert seconds == 300
+    assert 30 < seconds < processes.GRACE_SECONDS

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from torch.distributed.launcher.api import LaunchConfig
 
 from data_prep.blend import plan as plan_blend
 from data_prep.settings import BlendSettings, SourceSettings
@@ -59,13 +60,15 @@ class Delay:
 sys.meta_path.insert(0, Delay())
 '''
 
-# stands for python: says where, and as torchrun saves one iteration once the stop file is there, or fails
+# stands for python: says where; as torchrun notes its environment, and saves one iteration once the stop file is
+# there, or fails
 FAKE_PYTHON = """#!/usr/bin/env bash
 case "$*" in
   *--where) echo "greetings from an image"; echo "8 $FAKE_SLURM/save"; exit ;;
   *torch.distributed.run*) ;;
   *) exit 2 ;;
 esac
+env -0 > "$FAKE_SLURM/environment"
 [[ -z "${FAILS:-}" ]] || { echo "a fault of the run"; exit 1; }
 touch "$FAKE_SLURM/started"
 until [[ -e "$FAKE_SLURM/save/stop" ]]; do sleep 0.02; done
@@ -297,8 +300,14 @@ def test_without_a_recipe_it_says_how_it_is_called(slurm: Slurm) -> None:
     assert "usage: sbatch" in slurm.log
 
 
-def test_the_shutdown_timeout_ends_before_the_limit(slurm: Slurm) -> None:
+@pytest.mark.parametrize(("given", "seconds"), [({}, 540), ({"SHUTDOWN_TIMEOUT": "77"}, 77)])
+def test_torchrun_gets_the_time_to_save_and_ends_before_the_limit(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], seconds: int
+) -> None:
     """Else Slurm's SIGKILL comes first; 600 s is what --signal leaves, 30 s torchrun's own timeout."""
-    text = SCRIPT.read_text(encoding="utf-8")
-    seconds = int(text.split("${SHUTDOWN_TIMEOUT:-")[1].split("}")[0])
+    slurm.sbatch(SCRIPT, "r.yaml", PYTHON=str(slurm.folder / "fake_python"), FAILS="1", **given)
+    lines = (slurm.folder / "environment").read_bytes().decode().split("\0")
+    for name, _, value in (line.partition("=") for line in lines if line.startswith("TORCH_ELASTIC")):
+        monkeypatch.setenv(name, value)
+    assert LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout == seconds
     assert 30 < seconds < 600
