@@ -3,7 +3,7 @@
     SAVE/iter_0000030/                        written as iter_0000030.partial, renamed when all of it is on disk
         __0_0.distcp ... .metadata ...        megatron-core's (torch_dist)
         run_card.json                         what made it: architecture, recipe, data position, versions
-        integrity.json                        megatron-core's SHA-256 of every file above
+        integrity.json                        the SHA-256 of every file above (integrity.py)
     SAVE/latest_checkpointed_iteration.txt    moves last
 
 The optimizer's state is `fully_reshardable`.  The files hold pickles: nothing is opened before every file has the
@@ -17,30 +17,27 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 import json
 import queue
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core import parallel_state as mpu
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.validation import save_integrity_manifest, verify_integrity_manifest
 from megatron.core.optimizer import MegatronOptimizer
-from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore import integrity, parallel
 from megatron_ipt.mcore.model import finish_param_gather, unwrap, without_grad_buffers
 
 LATEST = "latest_checkpointed_iteration.txt"
 CARD = "run_card.json"
-INTEGRITY = "integrity.json"
 CARD_FORMAT_VERSION = 1
 
 
@@ -106,29 +103,21 @@ def save(folder: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimiz
     """Write SAVE/iter_N, then move `latest` to it.  All ranks call it; a full disk leaves the one before usable."""
     final = folder / f"iter_{card.iteration:07d}"
     partial = final.with_name(final.name + ".partial")
-    failure: BaseException | None = _on_main(lambda: _fresh_folder(partial))
-    if failure is None:
-        content = _metadata(content=True)
-        _keep_results_here()
+    try:
+        parallel.on_main(lambda: _fresh_folder(partial))
         finish_param_gather(chunks, optimizer)
-        try:
-            with without_grad_buffers(chunks):  # the optimizer's state is gathered: twelve bytes a parameter more
-                state = _state(chunks, optimizer, is_loading=False)
-                dist_checkpointing.save(state, str(partial), content_metadata=content, async_strategy="mcore")
-                del state
-        except (OSError, CheckpointingException, CheckpointException, RuntimeError) as error:
-            failure = error
-    failure = _agree(failure)
-    if failure is None:
-        failure = _on_main(lambda: _commit(partial, final, card))
-    if failure is not None:
-        raise UserError(final, f"the checkpoint was not written ({failure})", _mend(folder))
+        parallel.on_all(lambda: _write_tensors(partial, chunks, optimizer))
+        parallel.on_main(lambda: _write_card(partial, card))
+        integrity.write(partial)
+        parallel.on_main(lambda: _commit(partial, final, card))
+    except OSError as error:
+        raise UserError(final, f"the checkpoint was not written ({error})", _mend(folder)) from error
     return final
 
 
 def load(checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
     """Read weights, and the optimizer's state if one is given, into this rank's layout.  Hashes first."""
-    verify(checkpoint)
+    integrity.verify(checkpoint)
     try:
         state = dist_checkpointing.load(_state(chunks, optimizer, is_loading=True), str(checkpoint))
     except (CheckpointingException, KeyError, RuntimeError) as error:
@@ -139,16 +128,13 @@ def load(checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: Megatro
         optimizer.load_state_dict(state["optimizer"])
 
 
-def verify(checkpoint: Path) -> None:
-    """UserError unless every file is listed in integrity.json and has the hash given there.  Opens no pickle."""
-    try:
-        listed = json.loads((checkpoint / INTEGRITY).read_text(encoding="utf-8"))["files"]
-        verify_integrity_manifest(str(checkpoint))
-    except (OSError, ValueError, KeyError, CheckpointingException) as error:
-        raise UserError(checkpoint, f"not as it was written ({error})", "use another checkpoint") from error
-    foreign = sorted({path.name for path in checkpoint.iterdir()} - set(listed) - {INTEGRITY})
-    if foreign:
-        raise UserError(checkpoint / foreign[0], f"{INTEGRITY} does not list this file", "remove it if it is not yours")
+def _write_tensors(partial: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
+    content = _metadata(content=True)
+    _keep_results_here()
+    with without_grad_buffers(chunks):  # the optimizer's state is gathered: twelve bytes a parameter more
+        state = _state(chunks, optimizer, is_loading=False)
+        dist_checkpointing.save(state, str(partial), content_metadata=content, async_strategy="mcore")
+        del state
 
 
 def _state(
@@ -216,10 +202,12 @@ def _fresh_folder(partial: Path) -> None:
     partial.mkdir(parents=True)
 
 
-def _commit(partial: Path, final: Path, card: RunCard) -> None:
-    """The card, the hashes, the rename, then `latest`."""
+def _write_card(partial: Path, card: RunCard) -> None:
     (partial / CARD).write_text(json.dumps(card.to_json(), indent=2), encoding="utf-8")
-    save_integrity_manifest(str(partial))
+
+
+def _commit(partial: Path, final: Path, card: RunCard) -> None:
+    """The rename, then `latest`."""
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
@@ -227,30 +215,6 @@ def _commit(partial: Path, final: Path, card: RunCard) -> None:
     waiting = tracker.with_suffix(".partial")
     waiting.write_text(str(card.iteration), encoding="utf-8")
     waiting.replace(tracker)
-
-
-def _on_main(action: Callable[[], None]) -> OSError | None:
-    """Run `action` on rank 0; every rank gets its exception, or None."""
-    failure: Exception | None = None
-    if dist.get_rank() == 0:
-        try:
-            action()
-        except (OSError, CheckpointingException) as error:
-            failure = error
-    return _agree(failure)
-
-
-def _agree(failure: BaseException | None) -> OSError | None:
-    """The first failure of any rank, on every rank."""
-    failures: list[OSError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, None if failure is None else OSError(_line(failure)))
-    return next((found for found in failures if found is not None), None)
-
-
-def _line(error: BaseException) -> str:
-    """The last line of an error's text: torch puts the cause there (its CheckpointException is no Exception)."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
 
 
 def _mend(folder: Path) -> str:

@@ -6,14 +6,17 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state as mpu
 from megatron.core import tensor_parallel
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.errors import UserError
 from megatron_ipt.mcore import device
@@ -100,6 +103,42 @@ def largest_over_ranks(value: float) -> float:
     tensor = torch.tensor(value, dtype=torch.float64, device=device.pick("device"))
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return float(tensor)
+
+
+def place() -> tuple[int, int]:
+    """(rank, world size) of this process."""
+    return dist.get_rank(), dist.get_world_size()
+
+
+def on_main[T](action: Callable[[], T]) -> T:
+    """What `action` gives on rank 0, on every rank.  If it fails there, OSError with its line on every rank."""
+    return on_all(action if dist.get_rank() == 0 else lambda: None)[0]  # type: ignore[return-value]
+
+
+def on_all[T](action: Callable[[], T]) -> list[T]:
+    """What `action` gives on each rank, in their order, on every rank.  OSError with the first failure's line on all.
+
+    What an action may fail with: OSError, ValueError, RuntimeError, and torch's and megatron-core's errors of
+    checkpoints, of which one is no Exception.
+    """
+    result: T | None = None
+    line: str | None = None
+    try:
+        result = action()
+    except (OSError, ValueError, RuntimeError, CheckpointingException, CheckpointException) as error:
+        line = _last_line(error)
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, (result, line))
+    failure = next((line for _, line in told if line is not None), None)
+    if failure is not None:
+        raise OSError(failure)
+    return [result for result, _ in told]
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of an error's text: torch puts the cause there."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def gather_tensor_parallel(shard: torch.Tensor) -> torch.Tensor:
