@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from megatron_ipt.cli import tables
 from megatron_ipt.recipe import ModelSettings, TrainSettings, load_recipe, section
+
+if TYPE_CHECKING:
+    from megatron_ipt.plan.layout import Gathering
 
 GIB = 2**30
 
@@ -38,12 +41,13 @@ def plan(
     from megatron_ipt.plan.layout import plan_layout  # megatron-core takes seconds to import: faults first
 
     found = plan_layout(architecture, model, train, world_size)
-    columns = ("stage", "chunks", "layers", "parameters a rank", "static bytes a rank", "static GiB")
+    columns = ("stage", "chunks", "layers", "parameters a rank", "static bytes a rank", "static GiB", "activations GiB")
     rows = [
         (
             *(stage.pipeline_rank, stage.chunks, stage.layers, stage.parameters),
             f"{stage.static_bytes:,.0f}",
             f"{stage.static_bytes / GIB:.2f}",
+            "-" if stage.activation_bytes is None else f"{stage.activation_bytes / GIB:.2f}",
         )
         for stage in found.stages
     ]
@@ -55,7 +59,21 @@ def plan(
         "micro batches a step": found.micro_batches,
         "pipeline bubble": f"{found.bubble:.1%} of the compute time",
         "tokens a step": found.tokens_a_step,
-        "host memory of a save": f"{found.gathered_bytes / GIB:.1f} GiB on each rank of the first replica",
+        "a checkpoint": f"{found.checkpoint_bytes:,} bytes",
+        **_host_memory(found.gathering, train.nproc_per_node),
     }
     tables.show(f"{found.world_size} ranks", ("what", "figure"), list(facts.items()))
-    tables.console().print("static: weights, fp32 gradients, Adam's state; activations come on top")
+    tables.console().print(
+        "static: weights, fp32 gradients, Adam's state, FP8 copies; activations: by arithmetic, at most; "
+        "buffers and the libraries' own memory come on top"
+    )
+
+
+def _host_memory(gathering: Gathering | None, node: int) -> dict[str, str]:
+    """What a save gathers outside the GPUs, before its writer's copies."""
+    if gathering is None:
+        return {}
+    return {
+        "gathering ranks of a save": f"{gathering.ranks} of {node} on a node, on {gathering.nodes} node(s)",
+        "host memory of a save": f"{gathering.bytes / GIB:.1f} GiB a node ({gathering.rank_bytes / GIB:.1f} a rank)",
+    }

@@ -8,22 +8,41 @@ distributed optimizer.  Activations, communication buffers and the libraries' ow
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size
 from megatron_ipt.mcore.dry import RankModel, build_rank, check_settings
+from megatron_ipt.plan.activations import kept_bytes
 from megatron_ipt.recipe import ModelSettings, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A pipeline stage: each of its tensor-parallel ranks holds `parameters` weights and `static_bytes` bytes."""
+    """A pipeline stage: each of its tensor-parallel ranks holds `parameters` weights and `static_bytes` bytes.
+
+    `activation_bytes` come on top between forward and backward; None where the recipe recomputes.
+    """
 
     pipeline_rank: int
     chunks: int
     layers: int
     parameters: int
     static_bytes: float
+    activation_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """What a save gathers in the memory of the fullest node: `ranks` of its ranks hold `bytes` together.
+
+    A gathering rank holds masters and moments of its whole part of the model, `rank_bytes` at most, in fp32.
+    """
+
+    nodes: int
+    ranks: int
+    bytes: int
+    rank_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +56,8 @@ class LayoutPlan:
     micro_batches: int
     bubble: float
     tokens_a_step: int
-    gathered_bytes: float
+    checkpoint_bytes: int
+    gathering: Gathering | None
     stages: tuple[Stage, ...]
     ranks_built: int
 
@@ -53,35 +73,74 @@ def plan_layout(architecture: Architecture, model: ModelSettings, train: TrainSe
         [build_rank(architecture, train, vocab_size, first + shard, world_size) for shard in range(tensor)]
         for first in range(0, world_size, replicas * tensor)
     ]
-    stages = tuple(_stage(ranks, train, replicas) for ranks in built)
     micro_batches = train.global_batch_size // (train.micro_batch_size * replicas)
+    stages = tuple(_stage(ranks, architecture, train, replicas, micro_batches) for ranks in built)
+    parameters = sum(_counted_once(ranks) for ranks in built) - _tied_copy(architecture, vocab_size, pipeline)
     return LayoutPlan(
         world_size=world_size,
         data_parallel_size=replicas,
         padded_vocab_size=vocab_size,
-        parameters=sum(_counted_once(ranks) for ranks in built) - _tied_copy(architecture, vocab_size, pipeline),
+        parameters=parameters,
         micro_batches=micro_batches,
         bubble=(pipeline - 1) / (micro_batches * (train.virtual_pipeline_model_parallel_size or 1)),
         tokens_a_step=train.global_batch_size * train.seq_length,
-        gathered_bytes=max(stage.parameters for stage in stages) * (12.0 if train.bf16 else 8.0),
+        checkpoint_bytes=parameters * _saved_bytes(train),
+        gathering=gathering([stage.parameters for stage in stages], train, world_size),
         stages=stages,
         ranks_built=sum(map(len, built)),
     )
 
 
-def static_bytes(parameters: int, train: TrainSettings, replicas: int) -> float:
-    """Bytes that `parameters` weights take on a rank all the time."""
+def static_bytes(parameters: int, matrices: int, train: TrainSettings, replicas: int) -> float:
+    """Bytes that `parameters` weights, `matrices` of them in matrices of layers, take on a rank all the time."""
     weight, state = (2, 12) if train.bf16 else (4, 8)
-    return parameters * (weight + 4 + state / (replicas if train.use_distributed_optimizer else 1))
+    # with fp8_param the weight itself stands in FP8, twice: there is no other
+    cached = train.transformer_config.get("fp8") and not train.transformer_config.get("fp8_param")
+    state_here = state / (replicas if train.use_distributed_optimizer else 1)
+    return parameters * (weight + 4 + state_here) + (2 * matrices if cached else 0)
 
 
-def _stage(ranks: list[RankModel], train: TrainSettings, replicas: int) -> Stage:
+def gathering(parameters: Sequence[int], train: TrainSettings, world_size: int) -> Gathering | None:
+    """Of `parameters` by stage; None without the distributed optimizer, whose state alone a save gathers.
+
+    Ranks count through tensor, then data, then pipeline parallelism (Megatron's order), and the first replica of each
+    part gathers it.  So with 4 x 2 ranks a stage a node of 8 holds one stage, and each node has gathering ranks.
+    """
+    if not train.use_distributed_optimizer:
+        return None
+    tensor, node = train.tensor_model_parallel_size, train.nproc_per_node
+    replicas = world_size // (tensor * len(parameters))
+    on_node: dict[int, list[int]] = {}
+    for rank in range(world_size):
+        if rank // tensor % replicas == 0:
+            on_node.setdefault(rank // node, []).append(12 * parameters[rank // (tensor * replicas)])
+    fullest = max(on_node.values(), key=sum)
+    return Gathering(len(on_node), len(fullest), sum(fullest), 12 * max(parameters))
+
+
+def _saved_bytes(train: TrainSettings) -> int:
+    """Bytes that a checkpoint has of a weight; the distributed optimizer keeps masters under fp32 too."""
+    return (2 if train.bf16 else 4) + (12 if train.bf16 or train.use_distributed_optimizer else 8)
+
+
+def _stage(
+    ranks: list[RankModel], architecture: Architecture, train: TrainSettings, replicas: int, micro_batches: int
+) -> Stage:
     counts = {sum(math.prod(weight.shape) for weight in rank.parameters) for rank in ranks}
     assert len(counts) == 1, f"tensor-parallel ranks of one stage differ: {counts}"
     (count,) = counts
     first = ranks[0]
-    layers = {weight.name.split(".")[2] for weight in first.parameters if weight.name.startswith("decoder.layers.")}
-    return Stage(first.pipeline_rank, first.chunks, len(layers), count, static_bytes(count, train, replicas))
+    of_layers = [weight for weight in first.parameters if weight.name.startswith("decoder.layers.")]
+    layers = len({weight.name.split(".")[2] for weight in of_layers})
+    matrices = sum(math.prod(weight.shape) for weight in of_layers if len(weight.shape) > 1)
+    return Stage(
+        first.pipeline_rank,
+        first.chunks,
+        layers,
+        count,
+        static_bytes(count, matrices, train, replicas),
+        kept_bytes(architecture, train, first.pipeline_rank, layers, micro_batches),
+    )
 
 
 def _counted_once(ranks: list[RankModel]) -> int:

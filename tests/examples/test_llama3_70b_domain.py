@@ -12,6 +12,8 @@ from typing import Any
 
 from torch.distributed.run import get_args_parser
 
+from megatron_ipt.recipe import load_recipe, section
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "llama3_70b_domain"
 RECIPE = EXAMPLE / "recipe.yaml"
@@ -31,10 +33,17 @@ checked = []
 check = config.optimizer_config
 config.optimizer_config = lambda train: checked.append(train) or check(train)
 found = {{}}
+def plan(world, *overrides):
+    recipe = load_recipe(Path({str(RECIPE)!r}), overrides)
+    return asdict(plan_layout(with_settings(None, recipe.model), recipe.model, recipe.train, world))
 for padding in (1, 128):
-    recipe = load_recipe(Path({str(RECIPE)!r}), [f"model.make_vocab_size_divisible_by={{padding}}"])
-    architecture = with_settings(None, recipe.model)
-    found[padding] = asdict(plan_layout(architecture, recipe.model, recipe.train, 64))
+    found[padding] = plan(64, f"model.make_vocab_size_divisible_by={{padding}}")
+found["one_replica"] = plan(32)
+found["bf16"] = plan(64, "train.transformer_config.fp8=null")
+recompute = "recompute_granularity: full, recompute_method: uniform, recompute_num_layers: 1"
+found["recomputed"] = plan(64, "train.transformer_config={{" + recompute + "}}")
+recipe = load_recipe(Path({str(RECIPE)!r}))
+architecture = with_settings(None, recipe.model)
 built = config.transformer_config(architecture, recipe.train)
 found["checks"] = len(checked)
 found["fp8"] = [built.fp8, built.fp8_recipe]
@@ -79,15 +88,32 @@ def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:
     found = python(PLAN)
     plain, padded = found["1"], found["128"]
     assert found["fp8"] == ["hybrid", "tensorwise"]
-    assert found["checks"] == 2  # once a plan, not once a rank
+    assert found["checks"] == 5  # once a plan, not once a rank
     assert plain["ranks_built"] == padded["ranks_built"] == 32
     assert [stage["parameters"] for stage in plain["stages"]] == [2_401_927_168, *[2_139_258_880] * 6, 2_401_935_360]
     assert plain["parameters"] == 70_553_706_496
     assert padded["parameters"] == 70_557_900_800
     assert padded["padded_vocab_size"] == 128_512
     assert {(stage["chunks"], stage["layers"]) for stage in plain["stages"]} == {(5, 10)}
-    # bf16 weight 2, fp32 gradient 4, and 12 of Adam's state and masters over two replicas
-    assert plain["stages"][0]["static_bytes"] == 2_401_927_168 * 12
+    # bf16 weight 2, fp32 gradient 4, 12 of Adam's state and masters over two replicas; 2 of the layers' matrices in FP8
+    matrices = 10 * (855_654_400 - 2 * 8_192) // 4
+    assert plain["stages"][0]["static_bytes"] == 2_401_927_168 * 12 + 2 * matrices
+    # 14 and 0 passes before the interleaved schedule's 32, one more in hand, of 2 layers; 137,216 numbers a token
+    layer = 4_096 * 2 * 137_216 // 4
+    kept = [stage["activation_bytes"] for stage in plain["stages"]]
+    assert (kept[0], kept[7]) == (94 * layer, 66 * layer)
+    # a node is a stage: tensor-parallel ranks, then replicas, then stages
+    assert padded["gathering"] == {
+        "nodes": 8,
+        "ranks": 4,
+        "bytes": 4 * 12 * 2_402_459_648,
+        "rank_bytes": 12 * 2_402_459_648,
+    }
+    assert padded["checkpoint_bytes"] == 14 * 70_557_900_800
+    # one replica: the last node holds two stages, and all of its ranks gather
+    assert found["one_replica"]["gathering"]["bytes"] == 4 * 12 * (2_139_258_880 + 2_402_459_648)
+    assert found["bf16"]["stages"][0]["static_bytes"] == 2_402_451_456 * 12
+    assert found["recomputed"]["stages"][0]["activation_bytes"] is None
     assert plain["micro_batches"] == 32
 
 
@@ -107,16 +133,35 @@ def test_the_verb_prints_the_table_of_the_readme() -> None:
     for first, *figures in rows:
         ends = [int(number) for number in first.split(" to ")]
         expected |= {str(stage): figures for stage in range(ends[0], ends[-1] + 1)}
-    assert [len(figures) for figures in expected.values()] == [5] * 8
+    assert [len(figures) for figures in expected.values()] == [6] * 8
     assert {stage: printed[stage] for stage in expected} == expected
     assert printed["parameters"] == ["70,553,706,496"]
     assert printed["parameters, vocabulary padded"] == ["70,557,900,800 (128,512 tokens)"]
     assert printed["data-parallel size"] == ["2"]
+    assert printed["gathering ranks of a save"] == ["4 of 8 on a node, on 8 node(s)"]
+    assert printed["host memory of a save"] == ["107.4 GiB a node (26.8 a rank)"]
     assert printed["micro batches a step"] == ["32"]
     assert printed["pipeline bubble"] == ["4.4% of the compute time"]  # 7 / (32 x 5)
     told = " ".join(README.split())
     for figure in ("70,553,706,496 parameters", "70,557,900,800 with the vocabulary padded to 128,512", "4.4 %"):
         assert figure in told
+
+
+def test_the_figures_of_a_save_are_the_arithmetic() -> None:
+    train = section(load_recipe(RECIPE), "train")
+    step = train.global_batch_size * train.seq_length / (64 * 1_640)
+    assert f"every {train.save_interval * step / 60:.0f} minutes" in RECIPE.read_text(encoding="utf-8")
+    checkpoint = 14 * 70_557_900_800
+    gather = 6 * 2_402_459_648 / 1e9  # half of the 12 bytes comes from the other replica
+    rows = {row[0].split(" ")[0].rstrip(",:"): row[2:] for row in map(cells, README.splitlines()) if len(row) == 4}
+    for column, speed in enumerate((10e9, 2e9)):
+        assert rows["gather"][column] == f"{gather:.0f} s"
+        assert rows["write"][column] == rows["read"][column] == f"{checkpoint / speed:.0f} s"
+        assert rows["together"][column] == f"{(gather + 2 * checkpoint / speed) / 60:.1f} min"
+    slowest = gather + 2 * checkpoint / 1.4e9
+    launch = (EXAMPLE / "launch.sh").read_text(encoding="utf-8")
+    assert f"{slowest:,.0f} s at 1.4 GB/s" in launch
+    assert slowest + step + 20 < 1500
 
 
 def test_the_example_is_made_of_transformer_engines_layers() -> None:

@@ -1,0 +1,44 @@
+"""Bytes of activations that a rank keeps between forward and backward, by arithmetic.  Pure.
+
+A layer keeps, in the training's number format and a token: the inputs and the outputs of its two norms (4 x hidden,
+split by tensor parallelism under sequence parallelism, else whole on each rank), and, always split: query and attention
+output (heads x width each), key and value (groups x width each), both halves of the feed-forward layer's input and
+their product (3 x ffn).  Attention keeps no scores: both kinds of layers use a fused kernel.  Under FP8, Transformer
+Engine keeps the inputs of matrix products in one byte, so this is above what it takes.  Not counted: embeddings, logits
+and buffers.
+
+A pipeline rank keeps as many micro batches as the schedule has in flight (megatron-core's schedules.py).
+"""
+
+from __future__ import annotations
+
+from megatron_ipt.architecture import Architecture
+from megatron_ipt.recipe import TrainSettings
+
+
+def layer_bytes(architecture: Architecture, train: TrainSettings) -> int:
+    """Bytes of one layer and one micro batch on a rank."""
+    heads, groups = architecture.num_attention_heads, architecture.num_query_groups
+    tensor = train.tensor_model_parallel_size
+    norms = 4 * architecture.hidden_size // (tensor if train.sequence_parallel else 1)
+    attention = 2 * (heads + groups) * architecture.kv_channels
+    split = (attention + 3 * architecture.ffn_hidden_size) // tensor
+    tokens = train.micro_batch_size * train.seq_length
+    return (norms + split) * tokens * (2 if train.bf16 else 4)
+
+
+def in_flight(train: TrainSettings, pipeline_rank: int, layers: int, micro_batches: int) -> int:
+    """Layers x micro batches that a pipeline rank of `layers` layers keeps at the fullest moment of a step."""
+    stages, chunks = train.pipeline_model_parallel_size, train.virtual_pipeline_model_parallel_size or 1
+    behind = stages - pipeline_rank - 1
+    warm_up = behind if chunks == 1 else 2 * behind + (chunks - 1) * stages
+    return min(warm_up + 1, micro_batches * chunks) * (layers // chunks)
+
+
+def kept_bytes(
+    architecture: Architecture, train: TrainSettings, pipeline_rank: int, layers: int, micro_batches: int
+) -> int | None:
+    """Bytes of activations on a rank; None where the recipe recomputes some of them."""
+    if train.transformer_config.get("recompute_granularity"):
+        return None
+    return in_flight(train, pipeline_rank, layers, micro_batches) * layer_bytes(architecture, train)
