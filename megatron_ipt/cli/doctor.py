@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import platform
+import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -15,6 +17,8 @@ from packaging.requirements import Requirement
 from megatron_ipt.cli import tables
 
 PACKAGE = "instruction-pretraining"
+GPU_BUILDS = {"transformer-engine": "transformer_engine.pytorch", "apex": "apex"}
+"""Distribution -> the module that must import; megatron-core takes them where they are installed."""
 
 
 def doctor() -> None:
@@ -22,6 +26,7 @@ def doctor() -> None:
     tables.show("machine", ("what", "here"), _machine())
     rows, missing = _packages()
     tables.show("packages", ("package", "extra", "wanted", "here"), rows)
+    faults = _show_gpu_builds()
     if importlib.util.find_spec("torch"):
         from megatron_ipt.mcore import device
 
@@ -30,12 +35,61 @@ def doctor() -> None:
         tables.show(f"CPU and GPU (this process: {here})", ("what", "cpu", "gpu", "why"), table)
     for extra in sorted({extra for extras in missing.values() for extra in extras}):
         names = ", ".join(name for name, extras in missing.items() if extra in extras)
-        mend = f"in the checkout: pip install -c constraints-cpu.txt -e '.[{extra}]'".replace("[]", "")
+        mend = _mend(extra)
         tables.console().print(f"missing for {extra or 'the command itself'}: {names}; {mend}", markup=False)
-    blocked = any({"", "train"} & extras for extras in missing.values())
+    for name, fault in faults.items():
+        tables.console().print(f"{name} does not import: {fault}", markup=False, soft_wrap=True)
+    blocked = bool(faults) or any({"", "train"} & extras for extras in missing.values())
     tables.console().print("training cannot run here" if blocked else "ready to train")
     if blocked:
         raise typer.Exit(1)
+
+
+def _mend(extra: str) -> str:
+    """How to install what `extra` lacks.  In an NVIDIA image torch is a build of its own, which must stay."""
+    what = f"-e '.[{extra}]'".replace("[]", "")
+    if re.search(r"\+(.*\.)?nv", _version("torch") or ""):
+        return f"in the checkout: python tools/in_image.py install image.txt {what} (image.txt: by `freeze`)"
+    return f"in the checkout: pip install -c constraints-cpu.txt {what}"
+
+
+def _show_gpu_builds() -> dict[str, str]:
+    """Print the builds that megatron-core prefers where they are; what keeps training from starting, by package."""
+    installed = {
+        name: importlib.util.find_spec(module.split(".")[0]) is not None for name, module in GPU_BUILDS.items()
+    }
+    told = {name: _fault(GPU_BUILDS[name]) for name, here in installed.items() if here}
+    rows = [
+        (name, (_version(name) or "version unknown") if here else "none", _told(here, told.get(name)))
+        for name, here in installed.items()
+    ]
+    tables.show("builds for a GPU", ("package", "here", "imports"), rows)
+    faults = {name: fault for name, fault in told.items() if fault and name == "transformer-engine"}
+    if told and not faults and _version("megatron-core"):
+        fault = _fault("megatron_ipt.mcore.model")  # it imports them at its own import
+        faults = {"megatron-core": fault} if fault else {}
+    return faults
+
+
+def _told(here: bool, fault: str | None) -> str:
+    return (fault or "yes") if here else "-"
+
+
+def _fault(module: str) -> str | None:
+    """Why `module` does not import, in a line, or None."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever compiled parts and the libraries they open raise
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
+    return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _machine() -> list[tuple[str, str]]:

@@ -261,6 +261,53 @@ def test_wrong_datasets_are_told_in_a_line(datasets: Path, tiny: TinyRun, tmp_pa
     assert "everything" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("torch", "mend"),
+    [
+        ("2.12.0a0+5aff3928d8.nv26.05", "python tools/in_image.py install image.txt -e '.[train]'"),
+        ("2.13.0a0+nv", "python tools/in_image.py install image.txt -e '.[train]'"),
+        ("2.13.0+cpu", "pip install -c constraints-cpu.txt -e '.[train]'"),
+    ],
+)
+def test_the_doctor_keeps_the_images_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, mend: str
+) -> None:
+    change = "import importlib.metadata as m\nfound = m.version\ndef version(name):\n"
+    change += f"    if name == 'torch': return {torch!r}\n    if name == 'psutil': raise m.PackageNotFoundError(name)\n"
+    (tmp_path / "sitecustomize.py").write_text(change + "    return found(name)\nm.version = version\n", "utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    text = " ".join(ipt("doctor", check=False).stdout.split())
+    assert f"missing for train: psutil; in the checkout: {mend}" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            {"transformer_engine/__init__.py": "raise OSError('libcudart.so.13')"},
+            "transformer-engine does not import: OSE",
+        ),
+        ({"apex/__init__.py": "", "apex/optimizers.py": "1 / 0"}, "megatron-core does not import: ZeroDivisionError"),
+    ],
+)
+def test_the_doctor_says_no_when_a_gpu_build_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], told: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "transformer_engine-2.8.0.dist-info").mkdir()
+    (tmp_path / "transformer_engine-2.8.0.dist-info" / "METADATA").write_text(
+        "Name: transformer-engine\nVersion: 2.8.0\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    done = ipt("doctor", check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert told in done.stdout and "training cannot run here" in done.stdout
+    if "transformer" in told:
+        assert "2.8.0" in next(line for line in done.stdout.splitlines() if "transformer-engine" in line)
+
+
 def test_the_interpreter_is_looked_for(tmp_path: Path) -> None:
     """make says what to do where there is no Python 3.12."""
     root = Path(__file__).parents[2]
