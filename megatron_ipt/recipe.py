@@ -7,7 +7,8 @@ needs `model` and `train` only.  `${...}` refers to another key of the file (Ome
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,6 +195,15 @@ def load_settings[Model: Settings](model: type[Model], path: Path, overrides: Se
         raise UserError(path, *_explain(model, error)) from error
 
 
+def nearest_few(name: str, legal: Iterable[str]) -> str:
+    """A mend for an unknown name where hundreds are legal: the one it must mean, or a few that look like it."""
+    names = sorted(legal)
+    if difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return nearest(name, names)
+    few = difflib.get_close_matches(name, names, n=4, cutoff=0.0)
+    return f"the nearest names are {', '.join(few)}; `ipt train --settings` lists the keys of a run"
+
+
 def _explain(model: type[Settings], error: ValidationError) -> tuple[str, str]:
     """The first fault of a validation error as (problem, mend); a misspelt key before the one it leaves missing."""
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
@@ -202,7 +212,8 @@ def _explain(model: type[Settings], error: ValidationError) -> tuple[str, str]:
     if first["type"] == "extra_forbidden":
         section = _model_at(model, location[:-1])
         legal = section.model_fields if section else ()
-        return f"unknown key '{key}'", nearest(location[-1], legal)
+        mend = nearest_few if location[0] in ("train", "model") else nearest
+        return f"unknown key '{key}'", mend(location[-1], legal)
     if first["type"] == "missing":
         return f"key '{key}' is missing", "set it in the file or as an override"
     message = first["msg"].removeprefix("Value error, ")

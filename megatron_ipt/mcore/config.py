@@ -1,7 +1,7 @@
 """megatron-core's configuration objects, made from a recipe and checked field by field.
 
-Without Transformer Engine nothing in megatron-core checks the Literal-typed fields
-(`fp8_recipe: current` is accepted), so every one that a recipe sets is checked here.
+Without Transformer Engine nothing in megatron-core checks its fields (`fp8_recipe: current` and `fp8_margin: abc` are
+accepted), so each that a recipe sets is checked here against its type hint.
 """
 
 from __future__ import annotations
@@ -17,37 +17,51 @@ import torch.nn.functional as F
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from megatron.core.transformer.transformer_config import TransformerConfig
+from pydantic import BaseModel
 
-from data_prep.errors import UserError, nearest
+from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import device
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.mcore.fields import as_hinted
+from megatron_ipt.recipe import ModelSettings, TrainSettings, nearest_few
 
+_SECTIONS: dict[str, type[BaseModel]] = {"train": TrainSettings, "model": ModelSettings}
 UNSUPPORTED = ("context_parallel_size", "expert_model_parallel_size", "num_moe_experts")
 
 
 def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallelConfig)](
     config: type[Config], section: str, values: Mapping[str, Any]
 ) -> Config:
-    """`config(**values)`; UserError for a field it does not have or a value outside the field's Literal."""
+    """`config(**values)`; UserError for a field it does not have, a value its hint forbids, or its own refusal."""
     hints = typing.get_type_hints(config)
+    found = {}
     for name, value in values.items():
         if name not in hints:
-            raise UserError(f"{section}.{name}", f"{config.__name__} has no such field", nearest(name, hints))
-        legal = _literals(hints[name])
-        if legal and value is not None and value not in legal:
-            raise UserError(f"{section}.{name}", f"{value!r} is not legal", f"use one of {', '.join(map(str, legal))}")
+            problem = f"{config.__name__} has no such field"
+            raise UserError(f"{section}.{name}", problem, nearest_few(name, hints))
+        try:
+            found[name] = as_hinted(hints[name], value)
+        except ValueError as error:
+            raise UserError(f"{section}.{name}", *error.args) from error
+    for name in ("fp8", "fp4"):
+        if found.get(name) and found.get(f"{name}_recipe", "default") is None:
+            legal = ", ".join(_literals(hints[f"{name}_recipe"]))
+            raise UserError(
+                f"{section}.{name}_recipe", f"null does not go with {name}: {found[name]}", f"use one of {legal}"
+            )
     try:
-        return config(**values)
-    except (ValueError, AssertionError, TypeError) as error:
+        return config(**found)
+    except (ValueError, AssertionError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(section, f"{config.__name__} refuses the settings: {error}", "change them") from error
 
 
 def _free(section: str, extra: Mapping[str, Any], owned: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`extra`; UserError for a field that the recipe has a key of its own for, or that is not supported."""
+    """`extra`; UserError for a field that the trainer sets itself, or that is not supported."""
     for name in extra:
         if name in owned:
-            raise UserError(f"{section}.{name}", "is set elsewhere", f"use the key of `train` or `model` for {name}")
+            keys = [f"{part}.{name}" for part, model in _SECTIONS.items() if name in model.model_fields]
+            mend = f"use the key {keys[0]}" if keys else "leave it out: it has no key, it follows from the others"
+            raise UserError(f"{section}.{name}", "is set by the trainer", mend)
         if name in UNSUPPORTED:
             raise UserError(f"{section}.{name}", "is not supported by our layers or batches", "leave it out")
     return extra

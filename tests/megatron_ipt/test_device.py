@@ -89,6 +89,21 @@ cases = {
     "name": ("transformer_config", {"fp8_recipee": "delayed"}),
     "optimizer": ("optimizer_config", {"adam_beta3": 0.5}),
     "ddp": ("ddp_config", {"overlap_grad_reduces": True}),
+    "far": ("transformer_config", {"zzz": 1}),
+    "no_recipe": ("transformer_config", {"fp8": "hybrid", "fp8_recipe": None}),
+    "null": ("transformer_config", {"fp8_margin": None}),
+    "number": ("transformer_config", {"fp8_margin": "abc"}),
+    "not_whole": ("transformer_config", {"fp8_margin": 0.5}),
+    "bool": ("transformer_config", {"memory_efficient_layer_norm": 1}),
+    "real": ("transformer_config", {"layernorm_zero_centered_gamma": "no"}),
+    "enum": ("transformer_config", {"attention_backend": "flassh"}),
+    "function": ("transformer_config", {"output_layer_init_method": "normal"}),
+    "list": ("transformer_config", {"recompute_modules": [1]}),
+    "dtype": ("optimizer_config", {"exp_avg_dtype": "bf16"}),
+    "float": ("optimizer_config", {"loss_scale_window": "wide"}),
+    "raises": ("optimizer_config", {"use_precision_aware_optimizer": True}),
+    "owned": ("transformer_config", {"num_layers": 3}),
+    "set_by_us": ("transformer_config", {"pipeline_dtype": "bfloat16"}),
 }
 for name, (section, extra) in cases.items():
     train = TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3, **{section: extra})
@@ -99,6 +114,11 @@ for name, (section, extra) in cases.items():
 train = TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3,
                       transformer_config={"fp8": "hybrid", "fp8_recipe": "tensorwise"})
 told["legal"] = config.transformer_config(model, train).fp8_recipe
+more = {"attention_backend": "flash", "fp8_margin": 1, "recompute_modules": ["core_attn"]}
+built = config.transformer_config(model, train.model_copy(update={"transformer_config": more}))
+told["member"] = [type(built.attention_backend).__name__, built.attention_backend.name, built.fp8_margin]
+built = config.optimizer_config(train.model_copy(update={"optimizer_config": {"main_grads_dtype": "float32"}}))
+told["dtype_member"] = str(built.main_grads_dtype)
 for name, impl in (("local", "local"), ("missing", "transformer_engine")):
     try:
         config.check_runs_here(config.transformer_config(model, train.model_copy(update={"transformer_impl": impl})))
@@ -112,6 +132,28 @@ print(json.dumps(told))"""
     assert "did you mean 'adam_beta" in told["optimizer"]
     assert "did you mean 'overlap_grad_reduce'?" in told["ddp"]
     assert told["legal"] == "tensorwise"
+    assert told["member"] == ["AttnBackend", "flash", 1]
+    assert told["dtype_member"] == "torch.float32"
+    lines = {
+        "no_recipe": "fp8_recipe: null does not go with fp8: hybrid; use one of tensorwise, delayed",
+        "null": "fp8_margin: null is not legal; use a whole number",
+        "number": "fp8_margin: 'abc' is not legal; use a whole number",
+        "not_whole": "fp8_margin: 0.5 is not legal; use a whole number",
+        "bool": "memory_efficient_layer_norm: 1 is not legal; use true or false",
+        "real": "layernorm_zero_centered_gamma: 'no' is not legal; use true or false",
+        "enum": "attention_backend: 'flassh' is not legal; use one of flash, fused, unfused, local, auto",
+        "function": "output_layer_init_method: 'normal' is not legal; use null",
+        "list": "recompute_modules: [1] is not legal; use a list",
+        "dtype": "exp_avg_dtype: 'bf16' is not legal; use one of float32, bfloat16",
+        "float": "loss_scale_window: 'wide' is not legal; use a number",
+        "raises": "train.optimizer_config: OptimizerConfig refuses the settings: ",
+        "owned": "num_layers: is set by the trainer; use the key model.num_layers",
+        "set_by_us": "pipeline_dtype: is set by the trainer; leave it out: it has no key",
+        "far": "zzz: TransformerConfig has no such field; the nearest names are ",
+    }
+    for name, line in lines.items():
+        assert line in told[name], (name, told[name])
+    assert len(told["far"]) < 300
     assert "hybrid needs Transformer Engine's layers" in told["local"]
     if not device.has_transformer_engine():
         assert "here is no transformer_engine, or no GPU" in told["missing"]

@@ -47,6 +47,7 @@ def test_interpolation_refers_to_other_keys(recipe: Path) -> None:
     ("override", "told"),
     [
         ("train.train_itres=5", "unknown key 'train.train_itres'; did you mean 'train_iters'?"),
+        ("train.zzz=5", "unknown key 'train.zzz'; the nearest names are "),
         ("trian.lr=1", "unknown key 'trian'; did you mean 'train'?"),
         ("blend.sources.a.wieght=2", "unknown key 'blend.sources.a.wieght'; did you mean 'weight'?"),
         ("train.lr=fast", "train.lr='fast'"),
