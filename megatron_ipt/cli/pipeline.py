@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.settings import BlendSettings, SourceSettings
 from megatron_ipt.cli import steps
-from megatron_ipt.cli.train import launch
+from megatron_ipt.cli.train import check_layout_of, launch
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, section
 
@@ -81,8 +81,9 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def check(recipe: Recipe) -> None:
-    """UserError for settings that belong to `ipt train` alone: other places, as a run's steps share its output_dir,
-    and a stop file, as the steps behind training would go on with half of it.
+    """UserError for what would stop a run behind hours of data steps: a layout that cannot be, and settings that belong
+    to `ipt train` alone (other places, as a run's steps share its output_dir, and a stop file, as the steps behind
+    training would go on with half of it).
     """
     for name in ("save", "blend", "held_out"):
         if recipe.train is not None and getattr(recipe.train, name) is not None:
@@ -90,6 +91,10 @@ def check(recipe: Recipe) -> None:
     if recipe.train is not None and recipe.train.stop_file is not None:
         problem = "is for `ipt train`; a run that it ends early would be taken for a finished one here"
         raise UserError("train.stop_file", problem, "leave it out")
+    source = recipe.model.load_hf if recipe.model is not None else None
+    to_come = source is not None and not source.exists()  # `fetch` brings it
+    if recipe.train is not None and recipe.model is not None and not to_come:
+        check_layout_of(recipe, recipe.train.nproc_per_node)
 
 
 def filled_blend(run: Context) -> BlendSettings:

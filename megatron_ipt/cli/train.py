@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from megatron_ipt.cli import processes, tables
 from megatron_ipt.cli.options import rows_of
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, load_recipe, section
+
+if TYPE_CHECKING:
+    from megatron_ipt.architecture import Architecture
 
 _EXCEPTION = re.compile(r"(?:\[rank\d+\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception)\b.*)")
 
@@ -41,8 +44,12 @@ def train(
         ),
     ] = False,
     where: Annotated[
-        bool, typer.Option("--where", help="print train_iters and the folder of checkpoints; start nothing")
+        bool, typer.Option("--where", help="check the recipe, print train_iters and the folder of checkpoints, no more")
     ] = False,
+    world_size: Annotated[
+        int | None,
+        typer.Option(min=1, help=r"with --where: processes of the whole job; default train.nproc_per_node \[ranks]"),
+    ] = None,
 ) -> None:
     """Train with train.nproc_per_node processes; goes on from the newest checkpoint in train.save.
 
@@ -51,7 +58,11 @@ def train(
     """
     found = load_recipe(recipe, overrides or [])
     if where:
-        train_settings = section(found, "train")
+        train_settings: TrainSettings = section(found, "train")
+        architecture = check_layout_of(found, world_size or train_settings.nproc_per_node)
+        from megatron_ipt.mcore.dry import check_settings  # megatron-core takes seconds to import: faults first
+
+        check_settings(architecture, train_settings)
         folder = train_settings.save or RunPaths(found.output_dir).checkpoints
         typer.echo(f"{train_settings.train_iters} {folder.absolute()}")
         return
@@ -61,7 +72,7 @@ def train(
 def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
     """Run torchrun to its end; UserError with the workers' own line, or with the place of the log."""
     settings = section(recipe, "train")
-    _check(recipe, settings)
+    check_layout_of(recipe, settings.nproc_per_node)
     log = RunPaths(recipe.output_dir).train / "torchrun.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,14 +98,16 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
     )
 
 
-def _check(recipe: Recipe, train: TrainSettings) -> None:
-    """UserError for a layout that cannot be, before any process is started."""
+def check_layout_of(recipe: Recipe, world_size: int) -> Architecture:
+    """The recipe's model; UserError for a layout that cannot be, before any process is started."""
     from megatron_ipt.architecture import check_layout, with_settings
     from megatron_ipt.convert.families import read_architecture
 
     model: ModelSettings = section(recipe, "model")
     base = read_architecture(model.load_hf) if model.load_hf else None
-    check_layout(with_settings(base, model), train, train.nproc_per_node)
+    architecture = with_settings(base, model)
+    check_layout(architecture, section(recipe, "train"), world_size)
+    return architecture
 
 
 def _cause(log: Path) -> str:

@@ -100,6 +100,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"seeds": [3]}, "seeds: 1 seed shows no noise; give at least two"),
         ({"recipe": "gone.yaml"}, "gone.yaml: no such file; give the path of a YAML file"),
         ({"overrides": ["train.save=elsewhere"]}, "train.save: is for `ipt train`"),
+        ({"overrides": ["train.nproc_per_node=3"]}, "train.global_batch_size: 4 is no multiple of"),
+        (
+            {"overrides": ["train.tensor_model_parallel_size=3"]},
+            "3 does not divide num_attention_heads (4); use one of",
+        ),
         ({"sedes": [1, 2]}, "unknown key 'sedes'; did you mean 'seeds'?"),
     ],
 )
