@@ -49,6 +49,7 @@ def sbatch(arguments: list[str]) -> int:
     written = [line.split()[1:] for line in Path(script).read_text().splitlines() if line.startswith("#SBATCH ")]
     options = {**split([word for words in written for word in words], SBATCH_OPTIONS)[0], **given}
     assert options["signal"] == "B:USR1@600" and "requeue" in options, options
+    assert options["mem"] == "0", "an exclusive node, but the partition's default of its memory"
     spool = FOLDER / "slurm_script"  # Slurm runs a copy, elsewhere
     shutil.copy(script, spool)
     job = os.environ.get("FAKE_JOB_ID", "4242")

@@ -13,7 +13,7 @@ TOOLS = sorted(path for path in (ROOT / "tools").iterdir() if path.is_file() and
 
 
 def test_the_names_are_there() -> None:
-    assert {"pretrain.py", "preprocess_data.py", "convert_checkpoint.py", "in_image.py"} <= {
+    assert {*("pretrain.py", "preprocess_data.py", "convert_checkpoint.py", "in_image.py", "launch_slurm.sbatch")} <= {
         path.name for path in TOOLS
     }
 

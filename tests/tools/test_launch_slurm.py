@@ -64,7 +64,7 @@ sys.meta_path.insert(0, Delay())
 # there, or fails
 FAKE_PYTHON = """#!/usr/bin/env bash
 case "$*" in
-  *--where) echo "greetings from an image"; echo "8 $FAKE_SLURM/save"; exit ;;
+  *--where*) echo "greetings from an image"; echo "8 $FAKE_SLURM/save"; exit ;;
   *torch.distributed.run*) ;;
   *) exit 2 ;;
 esac
@@ -228,6 +228,34 @@ def test_where_names_the_end_and_the_folder_and_starts_nothing(recipe: Path, tmp
     done = subprocess.run([*command, "--where"], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == f"{ITERATIONS} {tmp_path}/train/checkpoints\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "override", "line"),
+    [
+        # 3 nodes of one process: three replicas do not divide a batch of 4
+        (
+            3,
+            "train.lr=1e-3",
+            "error: train.global_batch_size: 4 is no multiple of micro_batch_size x data-parallel size",
+        ),
+        (
+            2,
+            "train.optimizer_config={beta: 1}",
+            "error: train.optimizer_config.beta: OptimizerConfig has no such field",
+        ),
+    ],
+)
+def test_a_mistake_in_the_recipe_ends_the_job_with_one_line(
+    slurm: Slurm, recipe: Path, nodes: int, override: str, line: str
+) -> None:
+    done = slurm.sbatch(f"--nodes={nodes}", SCRIPT, recipe, f"output_dir={slurm.folder / 'run'}", override)
+    assert done.returncode == 1
+    assert len(slurm.sruns()) == 1
+    assert slurm.said() == []
+    (told,) = slurm.log.strip().splitlines()
+    assert told.startswith(line)
+    assert not (slurm.folder / "run").exists() and not (slurm.folder / "requeue").exists()
 
 
 def test_two_tries_in_a_row_without_progress_are_the_end(slurm: Slurm) -> None:
