@@ -66,15 +66,15 @@ class ArmResult:
     difference: float
     difference_sd: float
 
-    @property
-    def direction(self) -> str:
-        """What the seeds agree on; no claim beyond them."""
-        if not any(self.differences):
+    def direction(self, baseline: str) -> str:
+        """What the seeds agree on against the arm of that name; no claim beyond them."""
+        if self.arm == baseline:
             return "baseline"
-        below = sum(value < 0 for value in self.differences)
-        if below == len(self.differences):
+        if not any(self.differences):
+            return "equal"
+        if all(value < 0 for value in self.differences):
             return "lower with every seed"
-        return "seeds disagree" if below else "higher with every seed"
+        return "higher with every seed" if all(value > 0 for value in self.differences) else "seeds disagree"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.manifest import read_manifest, write_json
+from data_prep.readers import atomic_file
 from data_prep.settings import SourceSettings
 from megatron_ipt.ablate.study import Study
 from megatron_ipt.paths import RunPaths
@@ -93,11 +94,9 @@ def recipe_path(recipe: Recipe) -> Path:
 def write_recipe(recipe: Recipe) -> Path:
     """Write RUN/recipe.yaml and return its path."""
     path = recipe_path(recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
     note = "# Written by `ipt ablate`.  `ipt run` makes this run again, `ipt train` goes on with it.\n"
-    waiting = path.with_name(path.name + ".partial")
-    waiting.write_text(note + to_yaml(recipe), encoding="utf-8")
-    waiting.replace(path)
+    with atomic_file(path) as file:
+        file.write((note + to_yaml(recipe)).encode("utf-8"))
     return path
 
 

@@ -85,7 +85,7 @@ def _show_arms(results: Results) -> None:
         scores = [f"{value:.4f}" for value in (arm.mean, *arm.bits_per_byte)]
         compared = ["-", "-"] if arm is results.baseline_arm else against
         row = [arm.arm, weights_text(arm), *scores, *compared, f"{arm.spread:.4f}"]
-        rows.append([*row, arm.direction])
+        rows.append([*row, arm.direction(results.baseline)])
     tables.show(f"{results.name}: held-out bits per byte ({results.label})", columns, rows)
 
 

@@ -19,7 +19,7 @@ def head(results: Results, date: str) -> Head:
     if lowest is base:
         summary += ", the lowest mean of all arms."
     else:
-        summary += f"; the lowest mean is {lowest.mean:.4f}, of '{lowest.arm}' ({lowest.direction})."
+        summary += f"; the lowest mean is {lowest.mean:.4f}, of '{lowest.arm}' ({lowest.direction(results.baseline)})."
     run = results.runs[0]
     tiles = (
         Tile("model", results.size, "parameters: a smoke test" if results.smoke_test else "parameters"),
@@ -100,7 +100,7 @@ def _arms_table(results: Results) -> Table:
             signed(arm.difference),
             *(signed(value) for value in arm.differences),
             decimal(arm.difference_sd),
-            plain(arm.direction),
+            plain(arm.direction(results.baseline)),
         )
         for arm in results.arms
     ]
@@ -148,10 +148,15 @@ def _runs(results: Results) -> Section:
     columns = "arm, seed, before training:at_start, at the end:at_end, loss, steps, tokens, time:seconds"
     sentences = (
         "Each run is an ordinary one: runs/ARM/seed-N/recipe.yaml makes it again with `ipt run`.",
-        "Before the first step all arms of one seed are the same model: they differ by at most "
-        f"{start_gap(results):.1e} bits per byte.",
+        f"Before the first step all arms of one seed are the same model: {_gap(start_gap(results))}.",
     )
     return Section("runs", "Runs", sentences, tables=(table("runs", "By run", columns, rows),))
+
+
+def _gap(value: float) -> str:
+    if not value:
+        return "their bits per byte are equal to the last digit"
+    return f"their bits per byte differ by at most {value:.1e}"
 
 
 def start_gap(results: Results) -> float:

@@ -136,13 +136,28 @@ def test_arms_are_compared_seed_by_seed() -> None:
     values = {("base", 1): 2.0, ("base", 2): 3.0, ("low", 1): 1.5, ("low", 2): 2.75, ("mixed", 1): 2.25}
     runs = [a_run(arm, seed, bits) for (arm, seed), bits in {**values, ("mixed", 2): 2.5}.items()]
     base, low, mixed = compare(a_study(), runs)
-    assert (base.mean, base.spread, base.differences, base.direction) == (2.5, 1.0, (0.0, 0.0), "baseline")
+    assert (base.mean, base.spread, base.differences, base.direction("base")) == (2.5, 1.0, (0.0, 0.0), "baseline")
     assert (low.mean, low.differences, low.difference) == (2.125, (-0.5, -0.25), -0.375)
-    assert low.direction == "lower with every seed"
-    assert (mixed.spread, mixed.differences, mixed.direction) == (0.25, (0.25, -0.5), "seeds disagree")
+    assert low.direction("base") == "lower with every seed"
+    assert (mixed.spread, mixed.differences, mixed.direction("base")) == (0.25, (0.25, -0.5), "seeds disagree")
     assert mixed.difference_sd == pytest.approx(0.75 / math.sqrt(2))  # two values: their distance over the root of 2
     other = compare(a_study(baseline="low"), runs)
     assert [arm.difference for arm in other] == [0.375, 0.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((2.0, 3.0), "equal"),
+        ((2.0, 3.5), "seeds disagree"),  # equal with one seed is not higher with it
+        ((2.5, 3.5), "higher with every seed"),
+    ],
+)
+def test_what_the_seeds_agree_on(values: tuple[float, float], told: str) -> None:
+    runs = [a_run(arm, seed, bits) for arm in ("base", "mixed") for seed, bits in ((1, 2.0), (2, 3.0))]
+    runs += [a_run("low", seed, bits) for seed, bits in enumerate(values, 1)]
+    base, low, _ = compare(a_study(), runs)
+    assert (base.direction("base"), low.direction("base")) == ("baseline", told)
 
 
 @pytest.mark.parametrize(("parameters", "smoke"), [(14_999_999, True), (15_000_000, False)])
@@ -303,6 +318,12 @@ def test_table_and_page_say_what_it_is(finished: tuple[Path, str, dict[str, byte
     assert "smoke test" in flat and "poor estimate of noise" in flat
     assert "smoke test" in page and "poor estimate of noise" in page and "<svg" in page
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page)
+    assert "the same model: their bits per byte are equal to the last digit." in page
+    picture = page[page.index("<svg") : page.index("</svg>")]
+    texts = re.findall(r">([^<>]+)</text>", picture)
+    assert {*ARMS, "seed 1", "seed 2", "held-out bits per byte"} <= set(texts)
+    points = re.findall(r"<use [^>]*fill: var\(--series-1\)", picture)
+    assert len(points) == 2 * (len(ARMS) + 1)  # a point an arm and seed, and the two of the legend
     for row in json.loads((out / "results.json").read_text())["runs"]:
         assert f"{row['bits_per_byte']:.4f}" in page and f"{row['bits_per_byte']:.4f}" in flat
 
