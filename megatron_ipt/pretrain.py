@@ -146,6 +146,9 @@ def fit(run: Run) -> None:
         return
     if run.held_out and run.iteration == 0:
         validate_and_write(run)
+    if run.ranks.is_main and train.stop_file is not None and train.stop_file.exists():
+        told = "%s is there already: the run ends after its first step; remove it if it is an old one"
+        logger.warning(told, train.stop_file)
     with signals.watched(train.stop_file, is_main=run.ranks.is_main) as agree:
         while run.iteration < train.train_iters:
             row = training_step(run)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import TinyRun, torchrun
+from conftest import TinyRun, ipt, torchrun
 from torch.distributed.launcher.api import LaunchConfig
 
 from data_prep.errors import UserError
@@ -57,6 +57,14 @@ def test_sigterm_of_any_rank_is_an_error_of_all_after_the_same_step(stopped: dic
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert (rows[-1]["kind"], rows[-1]["iteration"], rows[-1]["reason"]) == ("stopped", 2, "sigterm")
     assert (run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "2"
+
+
+def test_a_stop_file_that_is_there_already_is_told_at_the_start(tiny: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    settings = [f"output_dir={tmp_path / 'run'}", f"train.stop_file={tmp_path / 'stop'}", "train.parity_gate=false"]
+    lines = " ".join(ipt("train", tiny.recipe, *settings, "train.held_out=null").stdout.split())
+    told = f"{tmp_path / 'stop'} is there already: the run ends after its first step; remove it if it is an old one"
+    assert told.replace(" ", "") in lines.split("iteration")[0].replace(" ", "")
 
 
 def test_a_stop_file_is_refused_where_further_steps_would_follow(tiny: TinyRun) -> None:
