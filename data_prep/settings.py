@@ -154,7 +154,7 @@ class IndexSettings(Settings):
         "gigatoken", description="what tokenizes; gigatoken is checked against tokenizers, which goes where it cannot"
     )
     workers: int = Field(1, ge=1, description="processes that index shards side by side [processes]")
-    shard_mib: float = Field(32, gt=0, description="input a shard is made of, cut at line ends [MiB]")
+    shard_mib: float = Field(64, gt=0, description="input a shard is made of, cut at line ends [MiB]")
     batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
 
 

@@ -42,7 +42,7 @@ PROBES = (
 )
 
 # Growth of the process after which gigatoken's cache is thrown away [bytes].
-RENEW_BYTES = 128 << 20
+RENEW_BYTES = 192 << 20
 
 
 class Encoder:

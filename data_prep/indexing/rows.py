@@ -102,7 +102,7 @@ def _lineage(batch: Batch, index: int, text_key: str) -> _Lineage:
     if is_training_text(row, text_key):
         return row.get("id"), row["origins"], row.get("template", ""), row.get("seed")  # type: ignore[return-value]
     where, identifier, source = batch.where[index], row.get("id"), row.get("source", "")
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
+    if type(identifier) is not str and (isinstance(identifier, bool) or not isinstance(identifier, str | int | None)):
         problem = f"'id' is of type {type(identifier).__name__}"
         raise UserError(where, problem, "give a string or a whole number, or none")
     name = where.rpartition("/")[2] if identifier in (None, "") else str(identifier)

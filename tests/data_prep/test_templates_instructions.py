@@ -142,7 +142,9 @@ def test_a_chat_template_marks_its_own_control_tokens_and_no_others(tmp_path: Pa
         assert text.text == oracle.apply_chat_template(messages, tokenize=False)
         assert control_tokens(text) == ["<|im_start|>", "<|im_end|>"] * len(messages)
         contents = [row[key].lstrip(" ") for key in ("system", "question") if key in row]
-        assert said(text, "question", 0) == "\x00".join(contents) and said(text, "answer", 0) == row["response"]
+        assert said(text, "question", 0) == "\x00".join(contents) and said(text, "answer", 0) == row["response"].lstrip(
+            " "
+        )
     assert "<|im_end|>" in said(texts[0], "question", 0) and "<|im_start|>" in said(texts[0], "answer", 0)
 
 
@@ -202,6 +204,6 @@ def test_no_content_becomes_a_control_token_or_loses_a_character(tmp_path: Path,
     texts, _ = written(tmp_path, rows, chat_template=folder)
     for text, row in zip(texts, kept, strict=True):
         assert control_tokens(text) == ["<|im_start|>", "<|im_end|>"] * 3
-        asked = [row["system"].lstrip(" "), row["question"].lstrip(" ")]
-        assert said(text, "question", 0) == "\x00".join(filter(None, asked))
+        asked = [part.lstrip(" ") for part in (row["system"], row["question"]) if part]
+        assert said(text, "question", 0) == "\x00".join(asked)
         assert said(text, "answer", 0) == row["response"].lstrip(" ")
