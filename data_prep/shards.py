@@ -8,6 +8,7 @@ does not depend on who did what, nor on how often it was interrupted.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ def run_tasks[T, R](make: Callable[[], Callable[[T], R]], tasks: Sequence[T], wo
 
 def _prepare(make: Callable[[], Callable[[Any], Any]]) -> None:
     global _work
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # the tokenizers library would take all cores in each process
     _work = make()
 
 

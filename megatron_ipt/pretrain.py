@@ -90,15 +90,16 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     from megatron_ipt.mcore import config as configs
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
+    from megatron_ipt.training import start as starts
     from megatron_ipt.training.metrics import Metrics
-    from megatron_ipt.training.start import check_changes, check_continues, check_vocabulary, make_card, open_data
 
     paths = RunPaths(recipe.output_dir)
     model = section(recipe, "model")
-    stream, held_out = open_data(train, paths)
+    stream, held_out = starts.open_data(train, paths)
+    starts.verify_data(stream, held_out)
     architecture = with_settings(read_architecture(model.load_hf) if model.load_hf else None, model)
     check_layout(architecture, train, ranks.world_size)
-    check_vocabulary(stream, architecture, model.load_hf)
+    starts.check_vocabulary(stream, architecture, model.load_hf)
     vocab_size = padded_vocab_size(architecture, model, train)
     save = train.save or paths.checkpoints
     start = checkpoints.latest(save) or (checkpoints.resolve(train.load) if train.load else None)
@@ -106,7 +107,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     fresh = card is None or (train.finetune and start is not None and start.parent != save)
     iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
     if card is not None:
-        check_continues(card, architecture, vocab_size, None if fresh else stream.blend_hash, start)
+        starts.check_continues(card, architecture, vocab_size, None if fresh else stream.blend_hash, start)
 
     # a run with a folder of its own has metrics of its own
     log = paths.metrics if train.save is None else train.save / paths.metrics.name
@@ -125,12 +126,12 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
             checkpoints.load(start, wrapped, None)
             optimizer.reload_model_params()
         else:
-            check_changes(card, recipe, start)
+            starts.check_changes(card, recipe, start)
             with optimizers.groups_as_saved(optimizer, train, card.recipe.get("train", {})):
                 checkpoints.load(start, wrapped, optimizer)
         logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
     schedule = optimizers.build_schedule(train, optimizer, consumed)
-    new_card = make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
+    new_card = starts.make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
     return Run(
         train, ranks, stream, held_out, wrapped, optimizer, schedule, metrics, new_card, save, iteration, consumed
     )

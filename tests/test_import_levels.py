@@ -27,7 +27,14 @@ LEVELS: list[set[str]] = [
     {"tools"},
 ]
 # what the trainer's half may take from the data half; the command line may take all
-SHARED = {*CONTRACTS, "data_prep.readers", "data_prep.indexing.reader", "data_prep.packing", "data_prep.blend"}
+SHARED = {
+    *CONTRACTS,
+    "data_prep.readers",
+    "data_prep.indexing.reader",
+    "data_prep.indexing.verify",
+    "data_prep.packing",
+    "data_prep.blend",
+}
 MEGATRON = ("megatron", "transformer_engine", "apex")
 
 

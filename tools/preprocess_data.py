@@ -77,8 +77,8 @@ def command_line() -> argparse.ArgumentParser:
         action="store_true",
         help="no BOS, even where the tokenizer's own rule sets one",
     )
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="tokenizer threads (default: all cores)")
-    add("--partitions", type=int, default=1, help="1: the input is read in one pass")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: as many as cores)")
+    add("--partitions", type=int, default=1, help="1: the input is cut into shards by itself")
     add("--keep-sequential-samples", action="store_true", help="so it is always: the order of the input is kept")
     add("--log-interval", type=int, default=1000, help="documents between two lines of progress (default: 1000)")
     return parser
@@ -87,12 +87,11 @@ def command_line() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     check_tokenizer_flags(arguments.tokenizer_type, arguments.tokenizer_model, arguments.tiktoken_scheme)
     if arguments.partitions != 1:
-        mend = "drop it; --workers sets the tokenizer's threads"
-        raise UserError(f"--partitions {arguments.partitions}", "the input is read in one pass", mend)
+        mend = "drop it; --workers sets the number of processes"
+        raise UserError(f"--partitions {arguments.partitions}", "the input is cut into shards by itself", mend)
     for flag, value in (("--workers", arguments.workers), ("--log-interval", arguments.log_interval)):
         if value < 1:
             raise UserError(f"{flag} {value}", "expected 1 or more", "give a positive number")
-    os.environ |= {"RAYON_NUM_THREADS": str(arguments.workers), "TOKENIZERS_PARALLELISM": "true"}
     from data_prep.indexing import index
 
     inputs = input_files(arguments.input)
@@ -103,6 +102,7 @@ def main(arguments: argparse.Namespace) -> None:
             prepend_bos=False if no_bos else None,
             tiktoken_scheme=arguments.tiktoken_scheme,
             text_key=key,
+            workers=arguments.workers,
         )
         prefix = arguments.output_prefix.with_name(f"{arguments.output_prefix.name}_{key}_document")
         manifest = index(settings, inputs, arguments.tokenizer_model, prefix, Progress(arguments.log_interval))

@@ -125,6 +125,14 @@ def _fetch(run: Context) -> None:
         link.symlink_to(fetch_model(settings.model), target_is_directory=True)
 
 
+def _tokenizer_files(run: Context) -> list[Path]:
+    """The file of a tokenizer, or all of its directory that a tokenizer may be read from."""
+    place = tokenizer(run)
+    if not place.is_dir():
+        return [place]
+    return sorted(path for kind in ("*.json", "*.model", "*.tiktoken") for path in place.glob(kind))
+
+
 def _leftovers(run: Context) -> list[Path]:
     """Texts that got no pairs, and texts that lost them in a check: both go on as raw text."""
     return [steps.leftover_of(path) for path in (run.paths.chains, run.paths.checked)]
@@ -231,7 +239,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "index",
         ("index",),
-        lambda run: [*datasets(run).values(), *sorted(tokenizer(run).glob("*.json"))],
+        lambda run: [*datasets(run).values(), *_tokenizer_files(run)],
         _dataset_files,
         _index,
     ),

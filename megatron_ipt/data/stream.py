@@ -75,7 +75,7 @@ class SequentialStream:
         manifest, self._reader = open_dataset(prefix)
         if manifest.tokens < 2:
             raise UserError(prefix, "a dataset of one token has nothing to predict", "give more text")
-        self.seq_length, self.name = seq_length, name or prefix.name
+        self.seq_length, self.name, self.prefix = seq_length, name or prefix.name, prefix
         self.text_bytes, self.tokens = manifest.text_bytes, manifest.tokens
         self.tokenizer = manifest.tokenizer
         self._ends = np.cumsum(self._reader.document_lengths())

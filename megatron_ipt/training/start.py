@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.indexing.verify import verify_sample
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.data.stream import BlendStream, SequentialStream
+from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, section
@@ -41,6 +43,26 @@ def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, Seque
     if held_out.tokenizer != stream.blend.tokenizer:
         raise UserError(prefix, "was tokenized unlike the blend", "index it with the same tokenizer and policy")
     return stream, held_out
+
+
+def verify_data(stream: BlendStream, held_out: SequentialStream | None) -> None:
+    """Reads a sample of the data's blocks, spread over all ranks; opening looks at the ends of each file only.
+
+    Errors: a UserError on all ranks, naming the file and the block that is damaged on any of them.
+    """
+    prefixes = [source.prefix for source in stream.blend.sources] + ([held_out.prefix] if held_out else [])
+    rank, ranks = parallel.place()
+
+    def share() -> UserError | None:
+        try:
+            for prefix in prefixes:
+                verify_sample(prefix, rank, ranks)
+        except UserError as error:
+            return error
+        return None
+
+    for fault in filter(None, parallel.on_all(share)):
+        raise fault
 
 
 def check_vocabulary(stream: BlendStream, architecture: Architecture, load_hf: Path | None) -> None:

@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 from conftest import TinyRun, environment, ipt, with_byte_tokenizer
 
+from data_prep.blend import plan
+from data_prep.indexing.layout import bin_path
+from data_prep.manifest import BlockHasher
+from data_prep.settings import BlendSettings, SourceSettings
+
 VERBS = [
     "run",
     "data fetch",
@@ -120,6 +125,21 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
 def test_a_run_that_cannot_start_says_why_in_one_line(tiny: TinyRun, tmp_path: Path, override: str, told: str) -> None:
     assert told in fails("train", tiny.recipe, f"output_dir={tmp_path}", override)
     assert not (tmp_path / "train" / "checkpoints").exists()
+
+
+def test_damage_between_the_ends_of_a_file_is_found_at_the_start(tiny: TinyRun, tmp_path: Path, write_dataset) -> None:
+    """Opening a dataset looks at the first and the last block of a file; here blocks are of 256 bytes."""
+    prefix = tmp_path / "data"
+    manifest = write_dataset(prefix, [[1 + place % 500 for place in range(60)] + [0]] * 40, vocab_size=512)
+    hasher = BlockHasher(256)
+    hasher.update(bin_path(prefix).read_bytes())
+    manifest.model_copy(update={"bin": hasher.finish()}).write(prefix)
+    plan(BlendSettings(sources={"data": SourceSettings(prefix=prefix, weight=1)}, seq_length=64), tmp_path / "blend")
+    content = bytearray(bin_path(prefix).read_bytes())
+    content[len(content) // 2] ^= 1
+    bin_path(prefix).write_bytes(content)
+    told = fails("train", tiny.recipe, f"output_dir={tmp_path}", f"train.blend={tmp_path / 'blend' / 'blend.json'}")
+    assert f"data.bin: block {len(content) // 2 // 256}, from byte" in told
 
 
 def test_a_tokenizer_unlike_the_data_is_refused(tiny: TinyRun, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_sentencepiece_and_tiktoken_files_give_the_librarys_ids(
             "--tiktoken-scheme lama3: unknown; did you mean 'llama3'?",
         ),
         (["--tiktoken-pattern", "v2"], "--tiktoken-pattern: not taken here; name the split pattern and control tokens"),
-        (["--partitions", 4], "--partitions 4: the input is read in one pass; drop it"),
+        (["--partitions", 4], "--partitions 4: the input is cut into shards by itself; drop it"),
         (["--workers", 0], "--workers 0: expected 1 or more"),
         (["--json-keys", "body"], "corpus.jsonl:1: expected a string under 'body', no such key"),
         (["--input", "nowhere-*.jsonl"], "--input nowhere-*.jsonl: no such file"),
