@@ -153,7 +153,9 @@ class IndexSettings(Settings):
     encoder: Literal["gigatoken", "tokenizers"] = Field(
         "gigatoken", description="what tokenizes; gigatoken is checked against tokenizers, which goes where it cannot"
     )
-    workers: int = Field(1, ge=1, description="processes that index shards side by side [processes]")
+    workers: int = Field(
+        1, ge=0, description="processes that index shards side by side, 0 for none beside this one [processes]"
+    )
     shard_mib: float = Field(64, gt=0, description="input a shard is made of, cut at line ends [MiB]")
     batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
 

@@ -7,14 +7,18 @@ does not depend on who did what, nor on how often it was interrupted.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
 import os
+import pickle
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import xxhash
 
@@ -22,6 +26,7 @@ from data_prep.errors import UserError
 from data_prep.manifest import BLOCK_BYTES, InputFile
 
 _PIECE_BYTES = 1 << 18
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +140,17 @@ _work: Callable[[Any], Any] | None = None
 def run_tasks[T, R](make: Callable[[], Callable[[T], R]], tasks: Sequence[T], workers: int) -> Iterator[R]:
     """What the function that `make` makes gives for each task, in the order in which they end.
 
-    Each of the `workers` processes calls `make` once; with one worker or one task it is this process.  `make`, tasks
-    and results are pickled.  Errors: what the function raises, once the tasks under way have ended; BrokenProcessPool
-    if a process dies.
+    Each of the `workers` processes calls `make` once, and does each task in a fork of itself: what a task leaves in
+    memory, a cache say, goes with the fork, and what `make` made costs nothing again.  With no worker, or one task, it
+    is this process.  `make`, tasks and results are pickled.  Errors: what the function raises, once the tasks under
+    way have ended; ChildProcessError or BrokenProcessPool if a process dies.
     """
-    workers = min(workers, len(tasks))
-    if workers <= 1:
+    if workers == 0 or len(tasks) <= 1:
         if tasks:
             yield from map(make(), tasks)
         return
-    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (make,))
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(min(workers, len(tasks)), context, _prepare, (make,))
     try:
         for future in as_completed([executor.submit(_call, task) for task in tasks]):
             yield future.result()
@@ -154,10 +160,49 @@ def run_tasks[T, R](make: Callable[[], Callable[[T], R]], tasks: Sequence[T], wo
 
 def _prepare(make: Callable[[], Callable[[Any], Any]]) -> None:
     global _work
-    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # the tokenizers library would take all cores in each process
+    _end_with_parent()
+    # No threads in a process that forks: they would be missing in the fork.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     _work = make()
+    gc.freeze()  # a collection in the fork would touch, and so copy, what it shares
+
+
+def _end_with_parent() -> None:
+    """Lets the system end this process when its parent dies, or the next run would find it still writing (Linux)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _call(task: Any) -> Any:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _answer(task, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        told = stream.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != 0 or not told:
+        raise ChildProcessError(f"a task ended with {code}" + (" (a signal)" if code < 0 else ""))
+    done, result = pickle.loads(told)
+    if not done:
+        raise result
+    return result
+
+
+def _answer(task: Any, writer: int) -> NoReturn:
+    """In the fork: does the task, tells the result, and ends without what its parent would do at its own end."""
     assert _work is not None
-    return _work(task)
+    _end_with_parent()
+    code = 1
+    try:
+        try:
+            answer = pickle.dumps((True, _work(task)))
+        except Exception as error:
+            answer = pickle.dumps((False, error))
+        with os.fdopen(writer, "wb") as stream:
+            stream.write(answer)
+        code = 0
+    finally:
+        os._exit(code)

@@ -39,7 +39,7 @@ def build(
     give_back()
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with _shard_folder(prefix) as folder:
-        cut = plan(inputs, max(1, int(settings.shard_mib * 2**20)), settings.workers)
+        cut = plan(inputs, max(1, int(settings.shard_mib * 2**20)), max(1, settings.workers))
         identity = [tokenizer.identity.model_dump(), recorded(settings), package_version(), _shape(cut)]
         tasks = [ShardTask(part, folder / f"{number:05d}") for number, part in enumerate(cut.slices)]
         open_tasks = _not_done(folder, tasks, content_hash({"job": identity}))
@@ -53,9 +53,9 @@ def build(
         except UserError:
             shutil.rmtree(folder)  # a shard is of no use once the input is mended
             raise
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, ChildProcessError) as error:
             mend = "run again, with fewer workers if memory was short: what is done is kept"
-            raise UserError(prefix, "one of the workers was killed", mend) from error
+            raise UserError(prefix, f"one of the workers was killed ({error})", mend) from error
         empty = sum(read_manifest(task.prefix).dropped["empty"] for task in tasks if task.prefix not in shards)
         manifest = merge(shards, prefix, recorded(settings), cut.inputs, {"empty": empty}, check=False)
         shutil.rmtree(folder)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -52,7 +53,7 @@ def files(prefix: Path) -> dict[str, bytes]:
 
 def test_the_bytes_do_not_depend_on_shards_or_workers(tmp_path: Path, corpus: Path, folder: Path) -> None:
     whole = index(IndexSettings(), [corpus], folder, tmp_path / "whole")
-    index(IndexSettings(shard_mib=0.001), [corpus], folder, tmp_path / "cut")
+    index(IndexSettings(shard_mib=0.001, workers=0), [corpus], folder, tmp_path / "cut")
     index(IndexSettings(shard_mib=0.004, workers=2, batch_size=3), [corpus], folder, tmp_path / "side_by_side")
     assert files(tmp_path / "cut") == files(tmp_path / "side_by_side") == files(tmp_path / "whole")
     assert (whole.documents, whole.dropped) == (100, {"empty": 20})
@@ -66,7 +67,7 @@ def test_parquet_and_compressed_input_give_the_same_tokens(tmp_path: Path, corpu
         write_jsonl(tmp_path / name, plain)
     found = []
     for name in ("in.jsonl", "in.jsonl.zst", "in.jsonl.gz", "in.parquet"):
-        index(IndexSettings(shard_mib=0.0001), [tmp_path / name], folder, tmp_path / "d")
+        index(IndexSettings(shard_mib=0.0001, workers=0), [tmp_path / name], folder, tmp_path / "d")
         found.append([(tmp_path / f"d{suffix}").read_bytes() for suffix in (".bin", ".idx")])
     assert found[1:] == found[:1] * 3
 
@@ -102,7 +103,7 @@ from data_prep.indexing import index
 from data_prep.settings import IndexSettings
 
 corpus, folder, out = map(Path, sys.argv[1:4])
-settings = IndexSettings(shard_mib=0.015)
+settings = IndexSettings(shard_mib=0.015, workers=0)
 rename = Path.replace
 
 
@@ -157,9 +158,42 @@ def test_killed_before_and_after_every_rename_the_next_run_gives_the_same_bytes(
     assert int(done.stdout) in {2 * (1 + 5 * (count + 1)) for count in (shards - 1, shards)}
 
 
+RUN = """
+import sys
+from pathlib import Path
+from data_prep.indexing import index
+from data_prep.settings import IndexSettings
+
+if __name__ == "__main__":
+    index(IndexSettings(shard_mib=0.02, workers=2), [Path(sys.argv[1])], Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def test_a_killed_run_takes_its_workers_along_and_is_gone_on_with(tmp_path: Path, folder: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", rows(4000))
+    (tmp_path / "run.py").write_text(RUN)
+    arguments = [str(tmp_path / name) for name in ("in.jsonl", "d")]
+    process = subprocess.Popen([sys.executable, tmp_path / "run.py", arguments[0], folder, arguments[1]])
+    shards = tmp_path / "d.shards"
+    while len(list(shards.glob("*.manifest.json"))) < 3:
+        assert process.poll() is None, "too fast to be killed"
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]
+    left = set(shards.glob("*.manifest.json"))
+    assert left and not (tmp_path / "d.manifest.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in left}
+    made: list[int] = []
+    index(IndexSettings(shard_mib=0.02, workers=0), [tmp_path / "in.jsonl"], folder, tmp_path / "d", made.append)
+    assert 0 < len(made) < -(-(tmp_path / "in.jsonl").stat().st_size // int(0.02 * 2**20)) - len(before) + 2
+    index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "whole")
+    assert files(tmp_path / "d") == files(tmp_path / "whole")
+
+
 def test_shards_of_other_input_or_settings_are_not_taken(tmp_path: Path, folder: Path, monkeypatch) -> None:
     write_jsonl(tmp_path / "in.jsonl", rows(20))
-    settings = IndexSettings(shard_mib=0.001)
+    settings = IndexSettings(shard_mib=0.001, workers=0)
 
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -180,7 +214,7 @@ def test_a_damaged_shard_of_an_earlier_run_is_made_again(
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    settings = IndexSettings(shard_mib=0.001)
+    settings = IndexSettings(shard_mib=0.001, workers=0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("data_prep.indexing.build.merge", crash)
         index(settings, [corpus], folder, tmp_path / "d")

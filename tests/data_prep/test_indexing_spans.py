@@ -91,7 +91,7 @@ def test_plain_and_classed_texts_share_a_dataset(tmp_path: Path) -> None:
     rows = [{"id": f"raw {number}", "text": "plain words"} for number in range(3)]
     classed = training_text("t", [("A text. ", "text"), ("What?", "question"), (" ", "template"), ("That.", "answer")])
     write_jsonl(tmp_path / "in.jsonl", [*rows, classed.to_json(), *rows])
-    shards = IndexSettings(batch_size=1, shard_mib=0.0001, prepend_bos=False)
+    shards = IndexSettings(batch_size=1, shard_mib=0.0001, prepend_bos=False, workers=0)
     index(shards, [tmp_path / "in.jsonl"], folder, tmp_path / "d")
     spans = SpansReader(tmp_path / "d")
     classes = [[kind for _, _, kind, _ in spans.document(number)] for number in range(7)]

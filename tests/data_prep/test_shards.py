@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import orjson
@@ -109,15 +108,17 @@ def make() -> Callable[[int], tuple[int, int]]:
     return double
 
 
-def test_one_worker_is_this_process_and_more_are_others() -> None:
-    assert list(run_tasks(make, [1, 2], 1)) == [(2, os.getpid()), (4, os.getpid())]
-    found = list(run_tasks(make, [1, 2, 3], 2))
-    assert sorted(number for number, _ in found) == [2, 4, 6]
-    assert os.getpid() not in {process for _, process in found}
+def test_each_task_of_a_worker_has_a_process_of_its_own() -> None:
+    assert list(run_tasks(make, [1, 2], 0)) == [(2, os.getpid()), (4, os.getpid())]
+    assert list(run_tasks(make, [1], 3)) == [(2, os.getpid())]
+    for workers in (1, 2):
+        found = list(run_tasks(make, [1, 2, 3], workers))
+        assert sorted(number for number, _ in found) == [2, 4, 6]
+        assert len({os.getpid(), *(process for _, process in found)}) == 4
 
 
 def test_errors_and_deaths_of_workers_reach_the_caller() -> None:
     with pytest.raises(UserError, match="task 7: bad luck"):
         list(run_tasks(make, [1, 7], 2))
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(ChildProcessError, match="a task ended with 1"):
         list(run_tasks(make, [1, 13], 2))
