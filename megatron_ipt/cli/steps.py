@@ -85,7 +85,10 @@ def index(settings: IndexSettings, inputs: Sequence[Path], tokenizer: Path, pref
         task = bar.add_task(f"index {prefix.name}", total=None)
         manifest = run(settings, inputs, tokenizer, prefix, lambda count: bar.advance(task, count))
     counts = {"documents": manifest.documents, "tokens": manifest.tokens, "bytes of text": manifest.text_bytes}
-    tables.show_counts(prefix.name, {**counts, "dropped": manifest.dropped})
+    if manifest.lossy_documents:
+        counts |= {"documents with lost characters": manifest.lossy_documents}
+        counts |= {"characters without a token": manifest.lost_characters}
+    tables.show_counts(f"{prefix.name}, encoded by {manifest.encoder}", {**counts, "dropped": manifest.dropped})
     if importlib.util.find_spec("megatron") is None:
         tables.console().print("megatron-core is not installed: checked with our own reader only")
         return
