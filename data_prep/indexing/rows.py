@@ -142,13 +142,11 @@ def _bounds(lists: Sequence[Sequence[Any]]) -> pa.Array:
 
 def has_spans(batch: Batch, text_key: str) -> bool:
     """Whether some text of a batch is more than one span of class text."""
-    return any(_kinds(row) not in ("", "t") for row in batch.rows if is_training_text(row, text_key))
+    return any(is_training_text(row, text_key) and _has_spans(row.get("spans")) for row in batch.rows)
 
 
-def _kinds(row: Row) -> str:
-    spans = row.get("spans")
-    kinds = spans.get("kinds") if isinstance(spans, dict) else None
-    return kinds if isinstance(kinds, str) else ""
+def _has_spans(spans: Any) -> bool:
+    return isinstance(spans, dict) and (len(spans.get("ends") or ()) > 1 or spans.get("kinds") not in (None, "", "t"))
 
 
 def span_columns(batch: Batch, text_key: str) -> CharacterSpans:

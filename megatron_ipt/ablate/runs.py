@@ -21,6 +21,7 @@ from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, load_recipe, to_yaml
 
 DATASET_ENDS = (".bin", ".idx", ".manifest.json")
+SIDE_ENDS = (".spans", ".lineage.parquet")  # where they are
 SECTIONS = ("blend", "model", "train")
 _MEND = "give the study another output_dir, or delete that folder to have the run made anew"
 
@@ -117,7 +118,8 @@ def link_data(recipe: Recipe, shared: RunPaths) -> None:
     names = [name for name, source in recipe.blend.sources.items() if source.prefix is None]
     paths = RunPaths(recipe.output_dir)
     for name in [*names, shared.held_out_prefix.name]:
-        for end in DATASET_ENDS:
+        side = [end for end in SIDE_ENDS if (shared.indexed / (name + end)).exists()]
+        for end in (*DATASET_ENDS, *side):
             _link(paths.indexed / (name + end), shared.indexed.absolute() / (name + end))
 
 

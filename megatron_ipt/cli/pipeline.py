@@ -155,9 +155,11 @@ def _index(run: Context) -> None:
 
 
 def _dataset_files(run: Context) -> list[Path]:
-    return [
-        prefix.with_name(prefix.name + end) for prefix in datasets(run) for end in (".bin", ".idx", ".manifest.json")
-    ]
+    """Files of the datasets, all that are there: spans are for texts with classes only."""
+    always = [prefix.with_name(prefix.name + end) for prefix in datasets(run) for end in (".bin", ".idx")]
+    side = [prefix.with_name(prefix.name + end) for prefix in datasets(run) for end in (".spans", ".lineage.parquet")]
+    manifests = [prefix.with_name(prefix.name + ".manifest.json") for prefix in datasets(run)]
+    return [*always, *(path for path in side if path.exists()), *manifests]
 
 
 def _manifests(run: Context) -> list[Path]:
