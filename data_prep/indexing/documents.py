@@ -19,7 +19,7 @@ from data_prep.indexing.tokenizer import TextTokenizer
 from data_prep.manifest import TokenizerIdentity
 
 # Of the first batch and of each CHECKED_BATCHES-th after it, a piece of a text is encoded by the oracle as well.
-CHECKED_BATCHES, CHECKED_CHARACTERS = 4, 2048
+CHECKED_BATCHES, CHECKED_CHARACTERS = 4, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class DocumentMaker:
         self._tokenizer, self._encoder = tokenizer, encoder
         identity = tokenizer.identity
         self._before, self._after = int(identity.prepend_bos), int(identity.append_eod)
+        forbidden = np.flatnonzero(tokenizer.forbidden)
+        self._forbidden = (forbidden[0], forbidden[-1]) if forbidden.size else (identity.vocab_size, -1)
 
     @cached_property
     def _offsets(self) -> TokenOffsets:
@@ -90,7 +92,10 @@ class DocumentMaker:
 
     def _encode(self, texts: Sequence[str], blobs: Sequence[bytes], where: Sequence[str]) -> Ragged:
         tokens = self._encoder.encode(texts, blobs)
-        wrong = np.flatnonzero(self._tokenizer.forbidden[tokens.values])
+        ids = tokens.values
+        if not ids.size or ids.max() < self._forbidden[0] or ids.min() > self._forbidden[1]:
+            return tokens
+        wrong = np.flatnonzero(self._tokenizer.forbidden[ids])
         if wrong.size:
             index = int(np.searchsorted(tokens.bounds, wrong[0], side="right")) - 1
             problem = "an unknown character would become a control token"

@@ -96,11 +96,15 @@ def _copy(prefix: Path, manifest: Manifest, reader: IndexedDatasetReader, writer
     before, after = int(policy.prepend_bos), int(policy.append_eod)
     spans = SpansReader(prefix) if manifest.spans else None
     rows = _Rows(prefix, writer.tokens)
+    buffer = np.empty(0, reader.dtype)
+    # Read, not mapped: pages of a map would count as memory of this process.
     with bin_path(prefix).open("rb") as file:
         for start, lengths in reader.chunks():
             bounds = np.concatenate(([0], np.cumsum(lengths)))
-            # Read, not mapped: pages of a map would count as memory of this process.
-            tokens = Ragged(np.fromfile(file, reader.dtype, int(bounds[-1])), bounds)
+            if buffer.size < bounds[-1]:
+                buffer = np.empty(int(bounds[-1]), reader.dtype)
+            tokens = Ragged(buffer[: bounds[-1]], bounds)
+            file.readinto(tokens.values)
             runs = spans.runs_of(start, start + len(lengths)) if spans else plain_runs(lengths, before, after)
             writer.add(tokens, runs, rows.take(len(lengths)))
 

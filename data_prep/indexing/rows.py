@@ -19,7 +19,7 @@ from data_prep.indexing.lineage import ORIGIN
 from data_prep.indexing.spans import LETTERS, CharacterSpans
 
 # A batch ends when its texts are this long together [characters].
-BATCH_CHARACTERS = 1 << 20
+BATCH_CHARACTERS = 1 << 21
 
 Row = Mapping[str, Any]
 _CODES = np.full(256, 255, np.uint8)

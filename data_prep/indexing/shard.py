@@ -40,6 +40,7 @@ class ShardIndexer:
     settings: IndexSettings
 
     def __call__(self) -> _Worker:
+        pa.array([""])  # imports pandas, where it is: here once, rather than in every fork
         return _Worker(self.tokenizer, self.settings)
 
 
