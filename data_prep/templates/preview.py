@@ -49,6 +49,11 @@ class Shown:
     mark: str
 
 
+def counted(number: int, name: str) -> str:
+    """`1 document`, `2 documents`."""
+    return f"{number} {name}" + "s" * (number != 1)
+
+
 def documents(settings: RenderSettings, chains_path: Path | str, count: int) -> list[TrainingText]:
     """The first `count` training texts of the chains; nothing is written.
 
@@ -89,7 +94,9 @@ def facts(text: TrainingText) -> tuple[list[str], list[str]]:
 def show(texts: Sequence[TrainingText], console: Console) -> None:
     """Prints the documents, a legend first."""
     legend = Text("   ").join(Text(f" {MEANINGS[kind]} ", _COLOURS[kind]) for kind in kinds(texts))
-    console.print(legend, Text(f"{len(texts)} documents; a small number is that of the pair", "dim"), sep="\n")
+    console.print(
+        legend, Text(f"{counted(len(texts), 'document')}; a small number is that of the pair", "dim"), sep="\n"
+    )
     for text in texts:
         console.print(_panel(text))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.readers import atomic_file
 from data_prep.records import TrainingText
-from data_prep.templates.preview import MEANINGS, facts, kinds, spans
+from data_prep.templates.preview import MEANINGS, counted, facts, kinds, spans
 
 _STYLE = Path(__file__).with_name("preview.css")
 
@@ -30,7 +30,7 @@ def page(texts: Sequence[TrainingText]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Training text, {len(texts)} documents</title>"
+        f"<title>Training text, {counted(len(texts), 'document')}</title>"
         f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
         f'<header><h1>Training text</h1><p class="soft">{_summary(texts)}</p>'
         f'<nav aria-label="documents"><ol>{contents}</ol></nav></header>\n'
@@ -42,7 +42,8 @@ def page(texts: Sequence[TrainingText]) -> str:
 def _summary(texts: Sequence[TrainingText]) -> str:
     pairs = sum(len(origin.checks) for text in texts for origin in text.origins)
     raw = sum(len(text.origins) for text in texts)
-    said = f"{len(texts)} documents, as a model will read them: {raw} texts with {pairs} pairs."
+    held = f"{counted(raw, 'text')} with {counted(pairs, 'pair')}"
+    said = f"{counted(len(texts), 'document')}, as a model will read them: {held}."
     return f"{said} A small number is that of the pair; it is no part of the text."
 
 
