@@ -49,4 +49,4 @@ def test_no_file_leads_its_reader_astray(folder: Path) -> None:
 
 @pytest.mark.long
 def test_no_file_leads_its_reader_astray_at_length(folder: Path) -> None:
-    run_worker(folder, 5000)
+    run_worker(folder, 1500)
