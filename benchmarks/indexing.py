@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast, and in how much memory, `ipt data index` is: beside bare gigatoken, and beside Megatron's builder.
 
-    python benchmarks/indexing.py --work /tmp/indexing --out docs/benchmarks/indexing.json      (about 15 minutes)
+    python benchmarks/indexing.py --work runs/indexing --out docs/benchmarks/indexing.json      (about 15 minutes)
 
 Text: sentences of a Wikipedia sample in drawn order, in every second one a word made of parts of two others, so that
 the cache of the tokenizer meets new words all the time.  Tokenizer: Llama 3's.  Rates are marginal: CPU seconds of a
