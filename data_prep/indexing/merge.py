@@ -22,7 +22,7 @@ from data_prep.indexing.ragged import Ragged
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
 from data_prep.indexing.spans import SpansReader, plain_runs
 from data_prep.indexing.verify import verify
-from data_prep.manifest import InputFile, Manifest, package_version
+from data_prep.manifest import InputFile, Manifest, package_version, read_manifest
 
 
 def merge(
@@ -39,7 +39,7 @@ def merge(
     added to what the datasets dropped.  Without `check` they are taken as whole (see `verify`).
     Errors: a UserError naming a dataset that is damaged, or unlike the first, and in what.
     """
-    opened = [open_dataset(prefix) for prefix in prefixes]
+    opened = [open_dataset(prefix) if check else _taken_as_whole(prefix) for prefix in prefixes]
     if not opened:
         raise UserError(out, "there is nothing to merge", "name two datasets or more")
     if out.resolve() in [prefix.resolve() for prefix in prefixes]:
@@ -76,6 +76,11 @@ def merge(
         )
         writer.commit(merged)
     return merged
+
+
+def _taken_as_whole(prefix: Path) -> tuple[Manifest, IndexedDatasetReader]:
+    """A shard that this run has written, or held against its hashes already."""
+    return read_manifest(prefix), IndexedDatasetReader(prefix)
 
 
 _NAMES = {"fingerprint": "tokenizer's fingerprint"}
