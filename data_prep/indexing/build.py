@@ -37,9 +37,9 @@ def build(
     """See `data_prep.indexing.index`."""
     tokenizer = load_tokenizer(tokenizer_dir, settings)
     give_back()
+    cut = plan(inputs, max(1, int(settings.shard_mib * 2**20)), max(1, settings.workers))
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with _shard_folder(prefix) as folder:
-        cut = plan(inputs, max(1, int(settings.shard_mib * 2**20)), max(1, settings.workers))
         identity = [tokenizer.identity.model_dump(), recorded(settings), package_version(), _shape(cut)]
         tasks = [ShardTask(part, folder / f"{number:05d}") for number, part in enumerate(cut.slices)]
         open_tasks = _not_done(folder, tasks, content_hash({"job": identity}))

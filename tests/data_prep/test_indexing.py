@@ -141,6 +141,12 @@ def test_a_bad_line_is_named_and_the_old_dataset_stays(
     verify(prefix)
 
 
+def test_an_input_that_is_not_there_leaves_nothing_behind(tmp_path: Path, tokenizer_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.jsonl: no such file"):
+        index(IndexSettings(), [tmp_path / "gone.jsonl"], tokenizer_dir, tmp_path / "folder" / "d")
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_text_at_all_is_an_error(tmp_path: Path, tokenizer_dir: Path) -> None:
     with pytest.raises(UserError, match="no document with text"):
         source = write_rows(tmp_path / "in.jsonl", [{"id": "1", "text": "\n"}])
