@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -200,6 +201,7 @@ def _answer(task: Any, writer: int) -> NoReturn:
         try:
             answer = pickle.dumps((True, _work(task)))
         except Exception as error:
+            error.add_note(traceback.format_exc())  # the traceback itself does not travel
             answer = pickle.dumps((False, error))
         with os.fdopen(writer, "wb") as stream:
             stream.write(answer)

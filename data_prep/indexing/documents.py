@@ -160,7 +160,7 @@ def pieces(ends: np.ndarray, control: np.ndarray) -> list[tuple[int, int, bool]]
 
 
 def surround(tokens: Ragged, identity: TokenizerIdentity) -> Ragged:
-    """The documents of some texts: BOS and EOD around each, as the policy says; int64."""
+    """The documents of some texts: BOS and EOD around each, as the policy says; uint32."""
     before, after = int(identity.prepend_bos), int(identity.append_eod)
     bounds = tokens.bounds + (before + after) * np.arange(len(tokens.bounds))
     if not before and not after:

@@ -96,11 +96,13 @@ def test_parquet_that_is_not_utf8_is_told_in_a_line(tmp_path: Path) -> None:
 
 
 def double(number: int) -> tuple[int, int]:
-    """A task that says who ran it; 7 is bad input, and 13 kills its process."""
+    """A task that says who ran it; 7 is bad input, 9 a fault of the code, and 13 kills its process."""
     if number == 13:
         os._exit(1)
     if number == 7:
         raise UserError("task 7", "bad luck")
+    if number == 9:
+        raise ZeroDivisionError("a fault of ours")
     return 2 * number, os.getpid()
 
 
@@ -120,5 +122,8 @@ def test_each_task_of_a_worker_has_a_process_of_its_own() -> None:
 def test_errors_and_deaths_of_workers_reach_the_caller() -> None:
     with pytest.raises(UserError, match="task 7: bad luck"):
         list(run_tasks(make, [1, 7], 2))
+    with pytest.raises(ZeroDivisionError) as fault:
+        list(run_tasks(make, [1, 9], 2))
+    assert "in double" in "".join(fault.value.__notes__)
     with pytest.raises(ChildProcessError, match="a task ended with 1"):
         list(run_tasks(make, [1, 13], 2))
