@@ -83,6 +83,16 @@ def test_a_shard_without_a_document_and_an_input_without_a_line_do_no_harm(tmp_p
         index(IndexSettings(), inputs[1:2], folder, tmp_path / "e")
 
 
+def test_characters_without_a_token_are_counted_over_all_shards(tmp_path: Path) -> None:
+    """The tokenizer has no token for byte 0; a text of nothing else has no token at all, and is dropped."""
+    folder = llama3_like(tmp_path / "tokenizer", lacking="Ā")
+    write_jsonl(tmp_path / "in.jsonl", [{"text": text} for text in ("a\x00b\x00", "plain", "\x00\x00", "\x00c")])
+    settings = IndexSettings(shard_mib=0.00001, workers=0)
+    manifest = index(settings, [tmp_path / "in.jsonl"], folder, tmp_path / "d")
+    assert (manifest.documents, manifest.dropped) == (3, {"empty": 1})
+    assert (manifest.lost_characters, manifest.lossy_documents) == (3, 2)
+
+
 def test_a_document_of_millions_of_characters(tmp_path: Path, folder: Path) -> None:
     text = "word " * 1_000_000
     write_jsonl(tmp_path / "in.jsonl", [{"text": "before"}, {"text": text}, {"text": "after"}])
