@@ -156,7 +156,7 @@ class IndexSettings(Settings):
     workers: int = Field(
         1, ge=0, description="processes that index shards side by side, 0 for none beside this one [processes]"
     )
-    shard_mib: float = Field(64, gt=0, description="input a shard is made of, cut at line ends [MiB]")
+    shard_mib: float = Field(256, gt=0, description="most input a shard is made of, cut at line ends [MiB]")
     batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
 
 

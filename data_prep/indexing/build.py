@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -29,6 +30,9 @@ from data_prep.shards import Plan, plan, run_tasks
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
+_JOB = "job.json"
+# Less than this is not worth the start of a worker [bytes].
+_LEAST_BYTES = 16 << 20
 
 
 def build(
@@ -37,12 +41,15 @@ def build(
     """See `data_prep.indexing.index`."""
     tokenizer = load_tokenizer(tokenizer_dir, settings)
     give_back()
-    cut = plan(inputs, max(1, int(settings.shard_mib * 2**20)), max(1, settings.workers))
+    size = sum(path.stat().st_size for path in inputs if path.is_file())
+    slice_bytes = _begun(prefix, size) or even_slices(size, settings.workers, int(settings.shard_mib * 2**20))
+    cut = plan(inputs, slice_bytes, max(1, settings.workers))
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with _shard_folder(prefix) as folder:
         identity = [tokenizer.identity.model_dump(), recorded(settings), package_version(), _shape(cut)]
         tasks = [ShardTask(part, folder / f"{number:05d}") for number, part in enumerate(cut.slices)]
-        open_tasks = _not_done(folder, tasks, content_hash({"job": identity}))
+        job = {"job": content_hash({"job": identity}), "bytes": size, "slice_bytes": slice_bytes}
+        open_tasks = _not_done(folder, tasks, job)
         try:
             for manifest in run_tasks(ShardIndexer(tokenizer, settings), open_tasks, settings.workers):
                 if progress:
@@ -62,10 +69,36 @@ def build(
     return manifest
 
 
+def even_slices(size: int, workers: int, most: int) -> int:
+    """Length of slices of at most `most` bytes that keep all workers busy to the end [bytes]."""
+    workers, most = max(1, workers), max(1, most)
+    rounds = max(1, -(-size // (workers * most)))
+    return min(most, max(-(-size // (workers * rounds)), _LEAST_BYTES))
+
+
+def _folder(prefix: Path) -> Path:
+    return prefix.with_name(prefix.name + ".shards")
+
+
+def _begun(prefix: Path, size: int) -> int | None:
+    """Length of the slices of the run that goes on here [bytes], whatever number of workers it had."""
+    job = _read_job(_folder(prefix))
+    return job.get("slice_bytes") if job.get("bytes") == size else None
+
+
+def _read_job(folder: Path) -> dict[str, Any]:
+    """What the run that was here wrote of itself; empty where there was none, or a power cut tore it."""
+    try:
+        job = orjson.loads((folder / _JOB).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return job if isinstance(job, dict) else {}
+
+
 @contextmanager
 def _shard_folder(prefix: Path) -> Iterator[Path]:
     """PREFIX.shards, which one run at a time may use."""
-    folder = prefix.with_name(prefix.name + ".shards")
+    folder = _folder(prefix)
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
@@ -81,14 +114,13 @@ def _shape(cut: Plan) -> list[object]:
     return [[file.model_dump() for file in cut.inputs], slices]
 
 
-def _not_done(folder: Path, tasks: Sequence[ShardTask], job: str) -> list[ShardTask]:
+def _not_done(folder: Path, tasks: Sequence[ShardTask], job: dict[str, Any]) -> list[ShardTask]:
     """The tasks whose shards are not in place; those of another job are thrown away."""
-    path = folder / "job.json"
-    if not path.is_file() or orjson.loads(path.read_bytes()) != {"job": job}:
+    if _read_job(folder) != job:
         for file in folder.iterdir():
             if file.name != "lock":
                 file.unlink()
-        write_json(path, {"job": job})
+        write_json(folder / _JOB, job)
     waiting = [task for task in tasks if not _is_done(task)]
     if len(waiting) < len(tasks):
         logger.info("%d of %d shards are there already", len(tasks) - len(waiting), len(tasks))

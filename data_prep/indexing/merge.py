@@ -6,21 +6,17 @@ They must agree in tokenizer, dtype, and policy on BOS and EOD.  Everything stre
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.errors import UserError
-from data_prep.indexing.layout import bin_path
 from data_prep.indexing.lineage import lineage_groups
 from data_prep.indexing.parts import DatasetWriter
-from data_prep.indexing.ragged import Ragged
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
-from data_prep.indexing.spans import SpansReader, plain_runs
+from data_prep.indexing.spans import Runs, SpansReader, plain_runs
 from data_prep.indexing.verify import verify
 from data_prep.manifest import InputFile, Manifest, package_version, read_manifest
 
@@ -57,7 +53,7 @@ def merge(
     all_dropped = Counter[str](dropped or {})
     with DatasetWriter(out, first.tokenizer.vocab_size) as writer:
         for prefix, (manifest, reader) in zip(prefixes, opened, strict=True):
-            _copy(prefix, manifest, reader, writer)
+            _copy(prefix, manifest, reader, writer, with_spans)
             all_dropped.update(manifest.dropped)
         files = writer.finish(with_spans)
         merged = Manifest(
@@ -96,44 +92,27 @@ def _check_alike(prefix: Path, manifest: Manifest, first_prefix: Path, first: Ma
             raise UserError(prefix, problem, "index both with the same tokenizer and settings")
 
 
-def _copy(prefix: Path, manifest: Manifest, reader: IndexedDatasetReader, writer: DatasetWriter) -> None:
-    policy = manifest.tokenizer
-    before, after = int(policy.prepend_bos), int(policy.append_eod)
-    spans = SpansReader(prefix) if manifest.spans else None
-    rows = _Rows(prefix, writer.tokens)
-    buffer = np.empty(0, reader.dtype)
-    # Read, not mapped: pages of a map would count as memory of this process.
-    with bin_path(prefix).open("rb") as file:
-        for start, lengths in reader.chunks():
-            bounds = np.concatenate(([0], np.cumsum(lengths)))
-            if buffer.size < bounds[-1]:
-                buffer = np.empty(int(bounds[-1]), reader.dtype)
-            tokens = Ragged(buffer[: bounds[-1]], bounds)
-            file.readinto(tokens.values)
-            runs = spans.runs_of(start, start + len(lengths)) if spans else plain_runs(lengths, before, after)
-            writer.add(tokens, runs, rows.take(len(lengths)))
+def _copy(prefix: Path, manifest: Manifest, reader: IndexedDatasetReader, writer: DatasetWriter, spans: bool) -> None:
+    """Appends a dataset, part by part; its runs too where the merged one has `spans`."""
+    rows, moved_by = 0, writer.tokens
+    writer.add_ids(reader)
+    if spans:
+        for runs in _runs(prefix, manifest, reader):
+            writer.add_runs(runs)
+    for group in lineage_groups(prefix):
+        place = group.schema.get_field_index("first_token")
+        moved = pc.add(group["first_token"], moved_by)
+        writer.add_lineage(group.set_column(place, group.schema.field(place), moved))
+        rows += group.num_rows
+    if rows != reader.documents:
+        problem = f"its lineage has {rows} rows where it has {reader.documents} documents"
+        raise UserError(prefix, problem, "write the dataset again with `ipt data index`")
 
 
-class _Rows:
-    """The lineage of a dataset, a number of rows at a time, its tokens counted from `first_token` on."""
-
-    def __init__(self, prefix: Path, first_token: int) -> None:
-        self._groups = lineage_groups(prefix)
-        self._first_token = first_token
-        self._prefix = prefix
-        self._waiting: pa.Table | None = None
-
-    def take(self, count: int) -> pa.Table:
-        """The next `count` rows.  Errors: a UserError if there are fewer."""
-        while self._waiting is None or self._waiting.num_rows < count:
-            group = next(self._groups, None)
-            if group is None:
-                mend = "write the dataset again with `ipt data index`"
-                raise UserError(self._prefix, "its lineage has fewer rows than it has documents", mend)
-            place = group.schema.get_field_index("first_token")
-            moved = pc.add(group["first_token"], self._first_token)
-            group = group.set_column(place, group.schema.field(place), moved)
-            self._waiting = group if self._waiting is None else pa.concat_tables([self._waiting, group])
-        taken = self._waiting.slice(0, count)
-        self._waiting = self._waiting.slice(count)
-        return taken
+def _runs(prefix: Path, manifest: Manifest, reader: IndexedDatasetReader) -> Iterator[Runs]:
+    policy, spans = manifest.tokenizer, SpansReader(prefix) if manifest.spans else None
+    for start, lengths in reader.chunks():
+        if spans:
+            yield spans.runs_of(start, start + len(lengths))
+        else:
+            yield plain_runs(lengths, int(policy.prepend_bos), int(policy.append_eod))

@@ -12,6 +12,7 @@ import pyarrow as pa
 from data_prep.indexing.layout import spans_path
 from data_prep.indexing.lineage import LineageWriter
 from data_prep.indexing.ragged import Ragged
+from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.spans import Runs, SpansWriter
 from data_prep.indexing.writer import IndexedDatasetWriter
 from data_prep.manifest import Manifest, manifest_path
@@ -46,11 +47,21 @@ class DatasetWriter:
     ) -> None:
         self._stack.close()
 
-    def add(self, tokens: Ragged, runs: Runs, lineage: pa.Table) -> None:
-        """Some more documents."""
+    def add_documents(self, tokens: Ragged) -> None:
+        """The ids of some more documents; their runs and their lineage are added apart."""
         self._dataset.add_documents(tokens)
+
+    def add_ids(self, reader: IndexedDatasetReader) -> None:
+        """The ids of all documents of a dataset."""
+        self._dataset.add_dataset(reader)
+
+    def add_runs(self, runs: Runs) -> None:
+        """The runs of some more documents."""
         self._spans.add(runs)
-        self._lineage.add(lineage)
+
+    def add_lineage(self, rows: pa.Table) -> None:
+        """The rows of some more documents."""
+        self._lineage.add(rows)
 
     def finish(self, with_spans: bool) -> dict[str, Any]:
         """Writes what is left, and gives the manifest's fields of these files."""

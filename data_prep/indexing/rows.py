@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -81,47 +82,47 @@ def lineage_columns(batch: Batch, kept: Sequence[int], text_key: str, source_fil
 
     Errors: a UserError naming file and line of a row whose lineage is not as records.py says.
     """
-    rows = [_lineage(batch, index, text_key) for index in kept]
     try:
-        return _arrays(rows, source_file)
-    except (pa.ArrowException, TypeError, KeyError, AttributeError):
-        for index, row in zip(kept, rows, strict=True):
+        return _arrays([_lineage(batch, index, text_key) for index in kept], source_file)
+    except _NOT_AS_RENDERED:
+        for index in kept:
             try:
-                _arrays([row], source_file)
-            except (pa.ArrowException, TypeError, KeyError, AttributeError) as error:
+                _arrays([_lineage(batch, index, text_key)], source_file)
+            except _NOT_AS_RENDERED as error:
                 problem = f"not a training text ({type(error).__name__}: {error})"
                 raise UserError(batch.where[index], problem, _RENDERED) from error
         raise
 
 
-_Lineage = tuple[str, Sequence[Row], str, int | None]
+_NOT_AS_RENDERED = (pa.ArrowException, TypeError, KeyError, AttributeError)
+# The values of an origin in the order of its columns, and those that every one has.
+_Origin = tuple[str, str, int, int, Sequence[str], int]
+_VALUES = itemgetter("document_id", "source", "start", "end", "checks")
+# The first columns of a row.
+_Lineage = tuple[str, Sequence[_Origin], str, int | None]
 
 
 def _lineage(batch: Batch, index: int, text_key: str) -> _Lineage:
     row = batch.rows[index]
     if is_training_text(row, text_key):
-        return row.get("id"), row["origins"], row.get("template", ""), row.get("seed")  # type: ignore[return-value]
+        origins = [(*_VALUES(origin), origin.get("at", -1)) for origin in row["origins"]]
+        return row.get("id"), origins, row.get("template", ""), row.get("seed")  # type: ignore[return-value]
     where, identifier, source = batch.where[index], row.get("id"), row.get("source", "")
     if type(identifier) is not str and (isinstance(identifier, bool) or not isinstance(identifier, str | int | None)):
         problem = f"'id' is of type {type(identifier).__name__}"
         raise UserError(where, problem, "give a string or a whole number, or none")
     name = where.rpartition("/")[2] if identifier in (None, "") else str(identifier)
     source = source if isinstance(source, str) else ""
-    origin = {"document_id": name, "source": source, "start": 0, "end": len(batch.texts[index]), "checks": (), "at": 0}
-    return name, (origin,), "", None
+    return name, ((name, source, 0, len(batch.texts[index]), (), 0),), "", None
 
 
 def _arrays(rows: Sequence[_Lineage], source_file: str) -> list[pa.Array]:
     ids, origins, templates, seeds = zip(*rows, strict=True) if rows else ((), (), (), ())
-    flat = list(chain.from_iterable(origins))
-    checks = [origin["checks"] for origin in flat]
+    values = list(zip(*chain.from_iterable(origins), strict=True)) or [()] * len(ORIGIN)
     columns = [
-        pa.array([origin[name] for origin in flat], ORIGIN.field(name).type)
-        for name in ("document_id", "source", "start", "end")
+        _lists(column) if field.name == "checks" else pa.array(column, field.type)
+        for column, field in zip(values, ORIGIN, strict=True)
     ]
-    names = pa.array(list(chain.from_iterable(checks)), pa.string())
-    columns.append(pa.ListArray.from_arrays(_bounds(checks), names))
-    columns.append(pa.array([origin.get("at", -1) for origin in flat], pa.int64()))
     struct = pa.StructArray.from_arrays(columns, fields=list(ORIGIN))
     if any(column.null_count for column in columns) or None in ids:
         raise TypeError("a value is missing")
@@ -132,6 +133,10 @@ def _arrays(rows: Sequence[_Lineage], source_file: str) -> list[pa.Array]:
         pa.array(seeds, pa.int64()),
         pa.array([source_file] * len(ids), pa.string()),
     ]
+
+
+def _lists(lists: Sequence[Sequence[str]]) -> pa.Array:
+    return pa.ListArray.from_arrays(_bounds(lists), pa.array(list(chain.from_iterable(lists)), pa.string()))
 
 
 def _bounds(lists: Sequence[Sequence[Any]]) -> pa.Array:

@@ -62,7 +62,9 @@ class _Worker:
                 counts["lossy_documents"] += sum(map(bool, documents.lost))
                 spans |= has_spans(batch, settings.text_key)
                 rows = self._lineage(batch, documents, task.part.path.name, writer.tokens)
-                writer.add(documents.tokens, documents.runs, rows)
+                writer.add_documents(documents.tokens)
+                writer.add_runs(documents.runs)
+                writer.add_lineage(rows)
             files = writer.finish(with_spans=settings.spans and spans)
             manifest = Manifest(
                 tokenizer=self._identity,

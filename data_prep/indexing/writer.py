@@ -25,10 +25,13 @@ from data_prep.indexing.layout import (
     optimal_dtype,
 )
 from data_prep.indexing.ragged import Ragged
+from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.manifest import BlockHasher, FileHashes, commit, partial_path
 
 # Documents whose offsets are computed at once: bounds the memory of the index pass.
 _CHUNK = 1 << 20
+# What is copied at once: it stays in a processor's cache between being read, hashed and written [bytes].
+_COPY_BYTES = 1 << 18
 
 
 class IndexedDatasetWriter:
@@ -52,7 +55,7 @@ class IndexedDatasetWriter:
     def __enter__(self) -> Self:
         for path in (bin_path(self.prefix), idx_path(self.prefix)):
             self._stack.callback(partial_path(path).unlink, missing_ok=True)
-        self._bin = self._stack.enter_context(partial_path(bin_path(self.prefix)).open("wb", buffering=1 << 20))
+        self._bin = self._stack.enter_context(partial_path(bin_path(self.prefix)).open("wb"))
         return self
 
     def __exit__(
@@ -73,6 +76,17 @@ class IndexedDatasetWriter:
         self._hasher.update(data)
         self._lengths.frombytes(lengths.astype("i4").tobytes())
         self.tokens += data.size
+
+    def add_dataset(self, reader: IndexedDatasetReader) -> None:
+        """Appends all documents of a dataset of the same dtype, whose ids were held against its vocabulary before."""
+        buffer = memoryview(bytearray(_COPY_BYTES))
+        with bin_path(reader.prefix).open("rb", buffering=0) as file:  # a map's pages would count as memory
+            while count := file.readinto(buffer):
+                self._bin.write(buffer[:count])
+                self._hasher.update(buffer[:count])
+        for _, lengths in reader.chunks():
+            self._lengths.frombytes(lengths.astype("i4").tobytes())
+        self.tokens += reader.tokens
 
     def finish(self) -> tuple[FileHashes, FileHashes]:
         """Closes .bin, writes .idx beside it, and gives the hashes of both; nothing is in place yet."""

@@ -12,10 +12,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers_for_tests import WORDS, llama3_like
 
 from data_prep.errors import UserError
 from data_prep.indexing import index
+from data_prep.indexing.build import even_slices
 from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.verify import verify
 from data_prep.readers import write_jsonl
@@ -204,13 +207,7 @@ def test_a_killed_run_takes_its_workers_along_and_is_gone_on_with(tmp_path: Path
 def test_shards_of_other_input_or_settings_are_not_taken(tmp_path: Path, folder: Path, monkeypatch) -> None:
     write_jsonl(tmp_path / "in.jsonl", rows(20))
     settings = IndexSettings(shard_mib=0.001, workers=0)
-
-    def crash(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("data_prep.indexing.build.merge", crash)
-        index(settings, [tmp_path / "in.jsonl"], folder, tmp_path / "d")
+    stopped_before_the_merge(settings, tmp_path / "in.jsonl", folder, tmp_path / "d", monkeypatch)
     assert (tmp_path / "d.shards" / "job.json").is_file()
     write_jsonl(tmp_path / "in.jsonl", rows(20)[::-1])
     index(settings, [tmp_path / "in.jsonl"], folder, tmp_path / "d")
@@ -218,16 +215,54 @@ def test_shards_of_other_input_or_settings_are_not_taken(tmp_path: Path, folder:
     assert files(tmp_path / "d") == files(tmp_path / "fresh")
 
 
-def test_a_damaged_shard_of_an_earlier_run_is_made_again(
+def test_another_number_of_workers_goes_on_with_the_shards_that_are_there(
     tmp_path: Path, corpus: Path, folder: Path, monkeypatch
 ) -> None:
+    stopped_before_the_merge(IndexSettings(shard_mib=0.001, workers=0), corpus, folder, tmp_path / "d", monkeypatch)
+    made: list[int] = []
+    index(IndexSettings(shard_mib=0.01, workers=2), [corpus], folder, tmp_path / "d", made.append)
+    index(IndexSettings(), [corpus], folder, tmp_path / "fresh")
+    assert not made
+    assert files(tmp_path / "d") == files(tmp_path / "fresh")
+
+
+def test_a_torn_record_of_the_job_is_not_trusted(tmp_path: Path, corpus: Path, folder: Path, monkeypatch) -> None:
+    settings = IndexSettings(shard_mib=0.001, workers=0)
+    stopped_before_the_merge(settings, corpus, folder, tmp_path / "d", monkeypatch)
+    index(IndexSettings(), [corpus], folder, tmp_path / "fresh")
+    for torn in (b"", b'{"job', b"[1]"):
+        (tmp_path / "d.shards").mkdir(exist_ok=True)
+        (tmp_path / "d.shards" / "job.json").write_bytes(torn)
+        made: list[int] = []
+        index(settings, [corpus], folder, tmp_path / "d", made.append)
+        assert sum(made) == 120
+        assert files(tmp_path / "d") == files(tmp_path / "fresh")
+
+
+@given(st.integers(0, 10**13), st.integers(0, 64), st.integers(1, 10**10))
+def test_slices_keep_every_worker_busy(size: int, workers: int, most: int) -> None:
+    length = even_slices(size, workers, most)
+    assert 1 <= length <= most
+    if length > min(most, 16 << 20):  # else it is not worth a worker
+        count = -(-size // length)
+        assert count % max(1, workers) == 0
+        assert count < -(-size // most) + max(1, workers)
+
+
+def stopped_before_the_merge(settings: IndexSettings, corpus: Path, folder: Path, prefix: Path, monkeypatch) -> None:
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    settings = IndexSettings(shard_mib=0.001, workers=0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("data_prep.indexing.build.merge", crash)
-        index(settings, [corpus], folder, tmp_path / "d")
+        index(settings, [corpus], folder, prefix)
+
+
+def test_a_damaged_shard_of_an_earlier_run_is_made_again(
+    tmp_path: Path, corpus: Path, folder: Path, monkeypatch
+) -> None:
+    settings = IndexSettings(shard_mib=0.001, workers=0)
+    stopped_before_the_merge(settings, corpus, folder, tmp_path / "d", monkeypatch)
     for name in ("00001.bin", "00002.lineage.parquet", "00003.spans", "00004.manifest.json"):
         path = tmp_path / "d.shards" / name
         path.write_bytes(bytes(path.stat().st_size))
