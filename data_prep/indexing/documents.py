@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.draws import draw
 from data_prep.errors import UserError
 from data_prep.indexing.encoder import Encoder
-from data_prep.indexing.offsets import TokenOffsets
+from data_prep.indexing.offsets import TokenOffsets, starts_before
 from data_prep.indexing.ragged import Ragged, ragged
 from data_prep.indexing.rows import Batch, has_spans, span_columns
 from data_prep.indexing.spans import CONTROL, CharacterSpans, Runs, byte_ends, plain_runs, token_runs
@@ -84,11 +84,12 @@ class DocumentMaker:
         if spans is None:
             lengths = tokens.lengths()
             return plain_runs(lengths[lengths > 0] + self._before + self._after, self._before, self._after)
-        ends = spans.ends
-        if starts is None:
-            starts = self._offsets.starts(tokens, batch.texts, blobs)
+        if starts is not None:
+            stops = starts_before(starts, spans.text_of(), spans.ends)
+        else:
             ends = byte_ends(spans, blobs, np.array([len(text) for text in batch.texts]))
-        return token_runs(spans, ends, starts, self._before, self._after)
+            stops = self._offsets.before(tokens, batch.texts, blobs, spans.text_of(), ends)
+        return token_runs(spans, stops, tokens.lengths(), self._before, self._after)
 
     def _encode(self, texts: Sequence[str], blobs: Sequence[bytes], where: Sequence[str]) -> Ragged:
         tokens = self._encoder.encode(texts, blobs)

@@ -27,16 +27,37 @@ class TokenOffsets:
         if self._spelling.lengths is None:
             starts = [self._slow(text, blob) for text, blob in zip(texts, blobs, strict=True)]
             return Ragged(np.concatenate(starts) if starts else np.empty(0, np.int64), tokens.bounds)
-        lengths = self._spelling.lengths[tokens.values]
-        ends = np.cumsum(lengths)
-        bounds = np.concatenate(([0], ends))[tokens.bounds]
-        spelled = np.diff(bounds)
-        prefix = spelled - np.array([len(blob) for blob in blobs], np.int64)
-        starts = ends - lengths - np.repeat(bounds[:-1] + prefix, tokens.lengths())
+        joint, first, prefix = self._joint_starts(tokens, blobs)
+        starts = joint - np.repeat(first, tokens.lengths())
         np.maximum(starts, 0, out=starts)
         for index in np.flatnonzero(~self._spelled_out(tokens, prefix, texts)).tolist():
             starts[tokens.bounds[index] : tokens.bounds[index + 1]] = self._slow(texts[index], blobs[index])
         return Ragged(starts, tokens.bounds)
+
+    def before(
+        self, tokens: Ragged, texts: Sequence[str], blobs: Sequence[bytes], text_of: np.ndarray, places: np.ndarray
+    ) -> np.ndarray:
+        """How many tokens of text `text_of` start before byte `places` > 0 of it; int64, shaped as these two."""
+        if self._spelling.lengths is None:
+            return starts_before(self.starts(tokens, texts, blobs), text_of, places)
+        joint, first, prefix = self._joint_starts(tokens, blobs)
+        found = np.searchsorted(joint, first[text_of] + places) - tokens.bounds[text_of]
+        for index in np.flatnonzero(~self._spelled_out(tokens, prefix, texts)).tolist():
+            here = text_of == index
+            found[here] = np.searchsorted(self._slow(texts[index], blobs[index]), places[here])
+        return found
+
+    def _joint_starts(self, tokens: Ragged, blobs: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the tokens' bytes, all joined: where each token starts, where each text does, and what stands before it.
+
+        That is a blank of the tokenizer's own, or nothing, where the text is spelled out.
+        """
+        assert self._spelling.lengths is not None
+        stops = np.zeros(len(tokens.values) + 1, np.int64)
+        np.take(self._spelling.lengths, tokens.values, out=stops[1:], mode="clip")  # "raise" would copy
+        np.cumsum(stops[1:], out=stops[1:])
+        first = stops[tokens.bounds[1:]] - np.array([len(blob) for blob in blobs], np.int64)
+        return stops[:-1], first, first - stops[tokens.bounds[:-1]]
 
     def _spelled_out(self, tokens: Ragged, prefix: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Which texts are the bytes of their tokens, at most a blank before them; [texts] bool."""
@@ -57,3 +78,11 @@ class TokenOffsets:
             return characters
         starts = np.flatnonzero((np.frombuffer(blob, np.uint8) & 0xC0) != 0x80)
         return np.append(starts, len(blob))[characters]
+
+
+def starts_before(starts: Ragged, text_of: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """How many of the `starts` of text `text_of` lie before `places`, in their unit; int64, shaped as these two."""
+    # One search over all texts: each is moved beyond the end of the one before it.
+    reach = int(max(places.max(initial=0), starts.values.max(initial=0))) + 1
+    moved = starts.values + np.repeat(np.arange(len(starts.bounds) - 1) * reach, starts.lengths())
+    return np.searchsorted(moved, places + text_of * reach) - starts.bounds[text_of]

@@ -23,7 +23,6 @@ import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.indexing.layout import forget_pages, map_file, spans_path
-from data_prep.indexing.ragged import Ragged
 from data_prep.manifest import BlockHasher, FileHashes, commit, partial_path
 
 MAGIC = b"IPTSPAN1"
@@ -53,13 +52,17 @@ class CharacterSpans:
     of: np.ndarray
     classes: np.ndarray
 
+    def text_of(self) -> np.ndarray:
+        """Number of the text of each span, int64 [spans]."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
 
 def byte_ends(spans: CharacterSpans, blobs: Sequence[bytes], characters: np.ndarray) -> np.ndarray:
     """`spans.ends` counted in bytes of UTF-8 instead; `characters` is the length of each text."""
     sizes = np.array([len(blob) for blob in blobs], np.int64)
     if np.array_equal(sizes, characters):
         return spans.ends
-    text_of_span = np.repeat(np.arange(len(blobs)), spans.counts)
+    text_of_span = spans.text_of()
     ends = spans.ends + (np.cumsum(characters) - characters)[text_of_span]
     joined = np.frombuffer(b"".join(blobs), np.uint8)
     beyond_ascii = np.flatnonzero(joined >= 0x80)
@@ -70,24 +73,18 @@ def byte_ends(spans: CharacterSpans, blobs: Sequence[bytes], characters: np.ndar
     return moved - (np.cumsum(sizes) - sizes)[text_of_span]
 
 
-def token_runs(spans: CharacterSpans, ends: np.ndarray, starts: Ragged, before: int, after: int) -> Runs:
+def token_runs(spans: CharacterSpans, stops: np.ndarray, lengths: np.ndarray, before: int, after: int) -> Runs:
     """Runs of the documents made of some texts; a text without a token is no document and has none.
 
     Args:
-        ends: of each span, in the unit of `starts` [bytes].
-        starts: where each token begins, rising within a text [bytes].
+        stops: how many tokens of its text start before each span ends, rising within a text [tokens].
+        lengths: of each text [tokens].
         before, after: control tokens that stand around each text [tokens].
     """
-    texts, lengths = len(spans.counts), starts.lengths()
-    text_of_span = np.repeat(np.arange(texts), spans.counts)
-    # One search over all texts: each is moved beyond the end of the one before it.
-    reach = int(max(ends.max(initial=0), starts.values.max(initial=0))) + 1
-    moved = starts.values + np.repeat(np.arange(texts) * reach, lengths)
-    stops = np.searchsorted(moved, ends + text_of_span * reach) - starts.bounds[text_of_span] + before
-    document, stops, of, classes = _with_control(spans, stops, lengths, before, after)
+    document, stops, of, classes = _with_control(spans, stops + before, lengths, before, after)
     previous = np.where(np.diff(document, prepend=-1) != 0, 0, np.concatenate(([0], stops[:-1])))
     kept = (stops > previous) & (lengths[document] > 0)
-    counts = np.bincount(document[kept], minlength=texts)[lengths > 0]
+    counts = np.bincount(document[kept], minlength=len(lengths))[lengths > 0]
     return Runs(counts, stops[kept].astype("<i4"), of[kept].astype("<i4"), classes[kept].astype("u1"))
 
 
