@@ -16,7 +16,6 @@ from typing import Final, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_prep import packing
-from data_prep.blend.order import Permutation
 from data_prep.blend.schedule import Schedule
 from data_prep.blend.weights import integer_shares
 from data_prep.errors import UserError
@@ -30,6 +29,7 @@ from data_prep.manifest import (
     read_manifest,
     write_json,
 )
+from data_prep.order import Permutation
 from data_prep.settings import BlendSettings, SourceSettings
 
 BLEND_FORMAT_VERSION: Final = 1
@@ -149,7 +149,7 @@ def resolve(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | None 
         verify(prefix)  # reads every byte, so what is refused at a glance comes first
     sources = []
     for name, manifest in manifests.items():
-        table = packing.pack(prefixes[name], manifest, settings.seq_length, settings.seed)
+        table = packing.pack(prefixes[name], manifest, packing.PackSpec(settings.seq_length, settings.seed))
         sources.append(
             BlendSource(
                 name=name,

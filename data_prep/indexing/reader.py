@@ -109,6 +109,24 @@ class IndexedDatasetReader:
             raise self._fault(f"its lengths sum to {totals[-1]} tokens, and the .bin has {self.tokens}")
         return np.diff(totals[boundaries - boundaries[0]])
 
+    def lengths_of(self, documents: np.ndarray) -> np.ndarray:
+        """Tokens of some documents in any order: int64, shaped as `documents`.
+
+        Errors: a UserError naming the .idx and a document that it does not describe; IndexError outside.
+        """
+        first, after = self.document_indices[documents], self.document_indices[documents + 1]
+        if len(first) and (first.min() < 0 or after.max() > len(self.sequence_lengths)):
+            raise self._fault("a document lies outside of its sequences")
+        lengths = np.zeros(len(documents), np.int64)
+        single = after - first == 1
+        lengths[single] = self.sequence_lengths[first[single]]
+        for place in np.flatnonzero(~single).tolist():
+            number = int(documents[place])
+            lengths[place] = self.document_lengths(number, number + 1)[0]
+        if lengths.min(initial=0) < 0:
+            raise self._fault(f"document {int(documents[np.argmin(lengths)])} is of a negative length")
+        return lengths
+
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """(first document, lengths) of documents to work on at once, of [start, stop): about a million tokens."""
         stop = self.documents if stop is None else stop

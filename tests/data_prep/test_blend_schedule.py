@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.blend.order import Permutation
 from data_prep.blend.schedule import Draw, Schedule, lay_out_period
 from data_prep.blend.weights import integer_shares
+from data_prep.order import Permutation
 
 WEIGHTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12)
 SHARES = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any)

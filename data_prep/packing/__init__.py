@@ -1,0 +1,135 @@
+"""The pack table: which pieces of which documents make up each sequence of a dataset.
+
+    pack(prefix, manifest, spec) -> PackTable     the one on disk if there is one, else built in one pass over the .idx
+
+Documents enter in a seeded order (data_prep/order.py).  Policy `concatenate` is Megatron's (concatenate.py); `chains`
+keeps questions with their texts (chains.py, by best fit: best_fit.py; cut at units.py).  With a split (splits.py) a
+table holds the documents of one side.
+
+The table depends on the dataset and the spec, on nothing of a run; their hash is in its name, `PREFIX.pack-<hash>`
+(table.py).  Building streams: memory grows by a byte a document where there is a split, else not at all, besides the
+pages of the .idx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_prep.errors import UserError
+from data_prep.indexing.reader import IndexedDatasetReader
+from data_prep.indexing.spans import SpansReader
+from data_prep.manifest import Manifest, content_hash
+from data_prep.order import Permutation
+from data_prep.packing.chains import WINDOW, ChainPacker
+from data_prep.packing.concatenate import concatenate
+from data_prep.packing.splits import MIXED, SIDES, Side, Split, sides_of
+from data_prep.packing.table import PACK_FORMAT_VERSION, PackReport, PackTable, PackWriter, Piece, open_pack
+
+__all__ = ["PackReport", "PackSpec", "PackTable", "Piece", "Side", "Split", "open_pack", "pack", "pack_path"]
+
+PackPolicy = Literal["concatenate", "chains"]
+
+# Documents that are looked at together.
+_CHUNK = 1 << 14
+OTHER_SIDE, BOTH_SIDES = "documents of the other side of the split", "documents of raw documents of both sides"
+
+
+@dataclass(frozen=True, slots=True)
+class PackSpec:
+    """What a pack table depends on besides its dataset.  With a split, the table is of one `side` of it."""
+
+    seq_length: int
+    seed: int
+    policy: PackPolicy = "concatenate"
+    split: Split | None = None
+    side: Side = "train"
+
+
+def pack_path(prefix: Path, manifest: Manifest, spec: PackSpec) -> Path:
+    """PREFIX.pack-<hash of all that the table depends on>."""
+    content = {**asdict(spec), "split": spec.split and spec.split.model_dump()}
+    depends_on = {"format_version": PACK_FORMAT_VERSION, "data": manifest.data_hash, **content}
+    return prefix.with_name(f"{prefix.name}.pack-{content_hash(depends_on)[:16]}")
+
+
+def pack(prefix: Path, manifest: Manifest, spec: PackSpec) -> PackTable:
+    """The pack table of a dataset.
+
+    Errors: a UserError for a dataset without a label to predict, a split by a lineage that is missing or damaged, and
+    a damaged table.
+    """
+    path = pack_path(prefix, manifest, spec)
+    if not path.exists():
+        _build(prefix, manifest, spec, path)
+    return open_pack(path, check_bytes=True)
+
+
+def _build(prefix: Path, manifest: Manifest, spec: PackSpec, path: Path) -> None:
+    reader = IndexedDatasetReader(prefix)
+    dropped: dict[str, int] = {}
+    sides = sides_of(prefix, spec.split) if spec.split else None
+    if sides is not None:
+        wanted = SIDES.index(spec.side)
+        dropped[BOTH_SIDES] = int((sides == MIXED).sum())
+        dropped[OTHER_SIDE] = int((sides == 1 - wanted).sum())
+        sides = sides == wanted
+    documents = documents_in_order(reader, spec.seed, sides)
+    with PackWriter(path) as writer:
+        if spec.policy == "chains":
+            packer = ChainPacker(spec.seq_length, window_of(manifest, spec), _spans(prefix, manifest), writer)
+            packer.add(documents)
+            report = packer.finish()
+        else:
+            report = _concatenate(documents, spec, writer)
+        if not writer.sequences:
+            side = f" on the {spec.side} side of the split" if spec.split else ""
+            raise UserError(prefix, f"nothing to predict{side}: no two tokens follow each other", "leave it out")
+        found = {reason: count for reason, count in {**dropped, **report.dropped}.items() if count}
+        writer.finish(report.model_copy(update={"dropped": found}))
+
+
+def window_of(manifest: Manifest, spec: PackSpec) -> int:
+    """Open sequences: fewer for a small dataset, or all of it would stay open to the end."""
+    return max(1, min(WINDOW, manifest.tokens // (16 * spec.seq_length)))
+
+
+def documents_in_order(
+    reader: IndexedDatasetReader, seed: int, wanted: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Documents in their seeded order, some at a time: numbers and lengths [tokens], int64; only those `wanted`."""
+    if not reader.documents:
+        return
+    order = Permutation(reader.documents, seed, "documents", 0)
+    for start in range(0, reader.documents, _CHUNK):
+        numbers = order.many(start, min(start + _CHUNK, reader.documents))
+        if wanted is not None:
+            numbers = numbers[wanted[numbers]]
+        yield numbers, reader.lengths_of(numbers)
+
+
+def _concatenate(documents: Iterator[tuple[np.ndarray, np.ndarray]], spec: PackSpec, writer: PackWriter) -> PackReport:
+    count = tokens = 0
+
+    def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        nonlocal count, tokens
+        for numbers, lengths in documents:
+            count, tokens = count + int((lengths > 0).sum()), tokens + int(lengths.sum())
+            yield numbers, lengths
+
+    for counts, rows in concatenate(counted(), spec.seq_length):
+        writer.add(counts, rows)
+    # Each sequence but the first repeats the last label of the one before.
+    padding = writer.sequences * spec.seq_length - max(0, tokens - 1)
+    return PackReport(documents=count, tokens=tokens, padding=padding)
+
+
+def _spans(prefix: Path, manifest: Manifest) -> SpansReader | None:
+    if not manifest.spans and manifest.settings.get("spans") is False:
+        problem = "it was indexed without spans, so policy chains cannot tell its questions from its texts"
+        raise UserError(prefix, problem, "index it again with spans, or pack it with policy concatenate")
+    return SpansReader(prefix) if manifest.spans else None
