@@ -3,7 +3,7 @@
     pack(prefix, manifest, spec) -> PackTable     the one on disk if there is one, else built in one pass over the .idx
 
 Documents enter in a seeded order (data_prep/order.py).  Policy `concatenate` is Megatron's (concatenate.py); `chains`
-keeps questions with their texts (chains.py, by best fit: best_fit.py; cut at units.py).  With a split (splits.py) a
+keeps questions with their texts (chains.py, by best fit: window.py; cut at units.py).  With a split (splits.py) a
 table holds the documents of one side.
 
 The table depends on the dataset and the spec, on nothing of a run; their hash is in its name, `PREFIX.pack-<hash>`
@@ -25,7 +25,7 @@ from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.spans import SpansReader
 from data_prep.manifest import Manifest, content_hash
 from data_prep.order import Permutation
-from data_prep.packing.chains import WINDOW, ChainPacker
+from data_prep.packing.chains import ChainPacker
 from data_prep.packing.concatenate import concatenate
 from data_prep.packing.splits import MIXED, SIDES, Side, Split, sides_of
 from data_prep.packing.table import PACK_FORMAT_VERSION, PackReport, PackTable, PackWriter, Piece, open_pack
@@ -81,7 +81,7 @@ def _build(prefix: Path, manifest: Manifest, spec: PackSpec, path: Path) -> None
     documents = documents_in_order(reader, spec.seed, sides)
     with PackWriter(path) as writer:
         if spec.policy == "chains":
-            packer = ChainPacker(spec.seq_length, window_of(manifest, spec), _spans(prefix, manifest), writer)
+            packer = ChainPacker(spec.seq_length, _spans(prefix, manifest), writer)
             packer.add(documents)
             report = packer.finish()
         else:
@@ -91,11 +91,6 @@ def _build(prefix: Path, manifest: Manifest, spec: PackSpec, path: Path) -> None
             raise UserError(prefix, f"nothing to predict{side}: no two tokens follow each other", "leave it out")
         found = {reason: count for reason, count in {**dropped, **report.dropped}.items() if count}
         writer.finish(report.model_copy(update={"dropped": found}))
-
-
-def window_of(manifest: Manifest, spec: PackSpec) -> int:
-    """Open sequences: fewer for a small dataset, or all of it would stay open to the end."""
-    return max(1, min(WINDOW, manifest.tokens // (16 * spec.seq_length)))
 
 
 def documents_in_order(

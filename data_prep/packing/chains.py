@@ -1,8 +1,9 @@
 """Policy `chains`: no question without its text.
 
-A document that fits goes into a sequence whole, by best fit.  One that does not is cut between its texts, and a text
-that with its pairs exceeds a sequence keeps the leading pairs that fit; the rest follow with the text repeated.  Room
-that would be left over is filled with the next document's leading texts, each with all of its pairs; then padded.
+A document that fits stands in a sequence whole, beside others that it fits with.  One that does not is cut between its
+texts, and a text that with its pairs exceeds a sequence keeps the leading pairs that fit; the rest follow with the text
+repeated.  Room that would be left over is filled with the leading texts of another document, each with all its pairs;
+then padded.
 
 A text longer than a sequence is cut anywhere, as raw text must be, and its pairs are dropped and counted.
 """
@@ -15,14 +16,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_prep.indexing.spans import SpansReader
-from data_prep.packing.best_fit import BestFit
 from data_prep.packing.table import PackReport, PackWriter
 from data_prep.packing.units import TEXT, Part, Row, Unit, rows_of, units_of
+from data_prep.packing.window import Item, Window
 
-# Sequences that are open at once: the more, the less room is left over, and the more memory it takes.
-WINDOW = 1024
-# A sequence with at most this part of it free is closed as it is; a fuller one would cost a cut.
-TOLERANCE = 0.01
+# Items that wait at once: the more, the better one fits, and the more memory it takes.  The oldest may be cut.
+WINDOW, CUTTABLE = 1024, 64
+# Room that is left as it is, and room that is left for another item to fit into; parts of a sequence.
+TOLERANCE, RESERVE = 0.01, 0.15
 _SEQUENCES = 1 << 14
 
 LONG_PAIR = "pairs longer than the room beside their text"
@@ -31,15 +32,23 @@ ONE_TOKEN = "documents of one token"
 
 
 class ChainPacker:
-    """Packs documents, one after the other; `finish` closes the sequences that are open."""
+    """Packs documents, one after the other; `finish` packs what still waits.
+
+    With `cuttable` 0, no document that fits is cut, and nothing filled.
+    """
 
     def __init__(
-        self, seq_length: int, window: int, spans: SpansReader | None, writer: PackWriter, fill: bool = True
+        self,
+        seq_length: int,
+        spans: SpansReader | None,
+        writer: PackWriter,
+        window: int = WINDOW,
+        cuttable: int = CUTTABLE,
     ) -> None:
         self._capacity = seq_length + 1  # the last token of a sequence is a label only
-        self._tolerance = int(TOLERANCE * seq_length)
-        self._fit = BestFit(self._capacity, window, self._close)
-        self._spans, self._writer, self._fill = spans, writer, fill
+        self._tolerance, self._reserve = int(TOLERANCE * seq_length), int(RESERVE * seq_length)
+        self._spans, self._writer, self._most = spans, writer, window
+        self._window = Window(self._capacity, cuttable, self._units)
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._waiting_counts: list[int] = []
@@ -53,13 +62,16 @@ class ChainPacker:
                     self._counts["documents"] += self._cut(document, length)
                 elif length > 1:
                     self._counts["documents"] += 1
-                    self._place_document(document, length)
+                    self._window.enter(Item(document, [(document, 0, length)], length))
                 else:
                     self._dropped[ONE_TOKEN] += 1
+                while len(self._window) >= self._most:
+                    self._make_sequence()
 
     def finish(self) -> PackReport:
-        """Closes what is open, and gives the report."""
-        self._fit.close()
+        """Packs what waits, and gives the report."""
+        while self._window:
+            self._make_sequence()
         self._flush()
         counts, tokens = self._counts, self._counts["tokens"]
         return PackReport(
@@ -71,70 +83,61 @@ class ChainPacker:
             dropped={reason: count for reason, count in self._dropped.items() if count},
         )
 
-    def _place_document(self, document: int, length: int) -> None:
-        rows = ((document, 0, length),)
-        room = self._fit.smallest_room(length)
-        if room is not None:
-            self._fit.put(rows, length, room)
-        elif self._wasteful() and (units := self._units(document, length))[1:]:
-            self._counts["cut_documents"] += self._spread(document, units)
+    def _make_sequence(self) -> None:
+        """A sequence of what has waited the longest and of what fits beside it."""
+        window, item = self._window, self._window.oldest()
+        left = self._capacity - item.length
+        if item.heads and self._tolerance < left < window.smallest():
+            taken = self._take_head(item, len(item.heads))  # nothing fits beside all of it
         else:
-            self._fit.begin(rows, length)
+            taken = window.take(item)
+        sequence, room = list(taken[0]), self._capacity - taken[1]
+        while room and (found := self._beside(room)):
+            sequence += found[0]
+            room -= found[1]
+        self._waiting_counts.append(len(sequence))
+        self._waiting_rows += sequence
+        if len(self._waiting_counts) == _SEQUENCES:
+            self._flush()
 
-    def _wasteful(self) -> bool:
-        """Whether opening a sequence would leave one behind with more room than is tolerated."""
-        fit = self._fit
-        return self._fill and fit.full and (fit.least_room() or 0) > self._tolerance
+    def _beside(self, room: int) -> tuple[Sequence[Row], int] | None:
+        """What goes into the room of a sequence: what fills it, or leaves enough for another item, or is longest."""
+        window = self._window
+        whole = window.whole(room)
+        if whole and room - whole.length <= self._tolerance:
+            return window.take(whole)
+        if item := window.leaving(room, self._reserve):
+            return window.take(item)
+        head = window.head(room)
+        if head and (not whole or head[0].heads[head[1] - 1] > whole.length):
+            return self._take_head(*head)
+        return window.take(whole) if whole else None
 
-    def _spread(self, document: int, units: Sequence[Unit]) -> bool:
-        """Places units that a sequence would hold, leading ones into room that is there; whether that parted them."""
-        parted = False
-        while units:
-            start, stop = units[0].start, units[-1].stop
-            room = self._fit.smallest_room(stop - start)
-            count = len(units)
-            if room is None and self._wasteful():
-                count, room = self._best_head(units)
-            rows, length = [(document, start, units[count - 1].stop - start)], units[count - 1].stop - start
-            if room is None:
-                self._fit.begin(rows, length)
-            else:
-                self._fit.put(rows, length, room)
-            units = units[count:]
-            parted |= bool(units)
-        return parted
-
-    def _best_head(self, units: Sequence[Unit]) -> tuple[int, int | None]:
-        """How many leading units leave the least room somewhere, and in which; all and None where none fits."""
-        best, found = (self._capacity, len(units)), None
-        for count, unit in enumerate(units[:-1], 1):
-            length = unit.stop - units[0].start
-            room = self._fit.smallest_room(length)
-            if room is None:
-                break
-            if room - length < best[0]:
-                best, found = (room - length, count), room
-        return best[1], found
+    def _take_head(self, item: Item, count: int) -> tuple[Sequence[Row], int]:
+        self._counts["cut_documents"] += not item.is_part
+        return self._window.cut(item, count)
 
     def _cut(self, document: int, length: int) -> bool:
-        """Places a document that exceeds a sequence; whether any of it is left."""
-        placed, parted, together = 0, False, list[Unit]()
+        """Lets the parts of a document that exceeds a sequence wait; whether there are any."""
+        items, together = list[Item](), list[Unit]()
         for unit in self._units(document, length):
-            if together and unit.stop - together[0].start > self._capacity:  # a longer unit, too, ends what came before
-                parted |= self._spread(document, together)
-                placed, together = placed + 1, []
+            if together and unit.stop - together[0].start > self._capacity:
+                items.append(_item(document, together))
+                together = []
             if unit.stop - unit.start > self._capacity:
-                placed += self._cut_unit(document, unit)
+                items += self._cut_unit(document, unit)
             else:
                 together.append(unit)
         if together:
-            parted |= self._spread(document, together)
-            placed += 1
-        self._counts["cut_documents"] += parted or placed > 1
-        return placed > 0
+            items.append(_item(document, together))
+        for item in items:
+            item.is_part = True
+            self._window.enter(item)
+        self._counts["cut_documents"] += bool(items)
+        return bool(items)
 
-    def _cut_unit(self, document: int, unit: Unit) -> int:
-        """Places a text that with its pairs exceeds a sequence; gives the number of items it made."""
+    def _cut_unit(self, document: int, unit: Unit) -> list[Item]:
+        """A text that with its pairs exceeds a sequence, in items."""
         text = [part for part in unit.parts if part.pair == TEXT]
         pairs: dict[int, list[Part]] = {}
         for part in unit.parts:
@@ -143,7 +146,7 @@ class ChainPacker:
         size = _tokens(text)
         if size > self._capacity:
             self._dropped[PAIRS_OF_LONG_TEXT] += len(pairs)
-            return sum(self._cut_text(row) for row in rows_of(document, text)[0])
+            return [item for row in rows_of(document, text)[0] for item in self._cut_text(*row)]
         kept: list[list[Part]] = [[]] if text else []
         room = self._capacity - size
         for parts in pairs.values():
@@ -155,44 +158,33 @@ class ChainPacker:
                 kept, room = [*kept, []], self._capacity - size
             kept[-1] += parts
             room -= length
-        for group in kept:
-            self._place(*rows_of(document, sorted([*text, *group], key=lambda part: part.start)))
-        self._counts["repeated_tokens"] += size * (len(kept) - 1) if kept else 0
-        return len(kept)
+        self._counts["repeated_tokens"] += size * max(0, len(kept) - 1)
+        groups = [sorted([*text, *group], key=lambda part: part.start) for group in kept]
+        return [Item(document, *rows_of(document, group), units=()) for group in groups]
 
-    def _cut_text(self, row: Row) -> int:
-        """Places a text cut anywhere: each piece starts with the last label of the one before."""
-        document, offset, length = row
-        starts = range(0, max(1, length - 1), self._capacity - 1)
-        for start in starts:
+    def _cut_text(self, document: int, offset: int, length: int) -> list[Item]:
+        """A text cut anywhere: each item starts with the last label of the one before."""
+        items = []
+        for start in range(0, max(1, length - 1), self._capacity - 1):
             size = min(self._capacity, length - start)
-            self._place([(document, offset + start, size)], size)
-        return len(starts)
-
-    def _place(self, rows: Sequence[Row], length: int) -> None:
-        room = self._fit.smallest_room(length)
-        if room is None:
-            self._fit.begin(rows, length)
-        else:
-            self._fit.put(rows, length, room)
+            items.append(Item(document, [(document, offset + start, size)], size, ()))
+        return items
 
     def _units(self, document: int, length: int) -> list[Unit]:
         if self._spans is None:
             return [Unit(0, length, (Part(TEXT, 0, length),))]
-        runs = self._spans.runs_of(document, document + 1)
-        return units_of(runs.ends.tolist(), runs.of.tolist(), runs.classes.tolist())
-
-    def _close(self, sequence: list[Row]) -> None:
-        self._waiting_counts.append(len(sequence))
-        self._waiting_rows += sequence
-        if len(self._waiting_counts) == _SEQUENCES:
-            self._flush()
+        return units_of(*self._spans.columns(document))
 
     def _flush(self) -> None:
         rows = np.array(self._waiting_rows, np.int64).reshape(-1, 3)
         self._writer.add(np.array(self._waiting_counts, np.int64), rows)
         self._counts["tokens"] += int(rows[:, 2].sum())
         self._waiting_counts, self._waiting_rows = [], []
+
+
+def _item(document: int, units: Sequence[Unit]) -> Item:
+    start, length = units[0].start, units[-1].stop - units[0].start
+    return Item(document, [(document, start, length)], length, units)
 
 
 def _tokens(parts: Sequence[Part]) -> int:

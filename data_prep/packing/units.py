@@ -15,6 +15,7 @@ from data_prep.indexing.spans import CLASSES
 TEXT: Final = -1
 _TEXT_CLASS, _PAIR_CLASSES = CLASSES.index("text"), (CLASSES.index("question"), CLASSES.index("answer"))
 
+# A part of a document: (document, offset, length).
 Row = tuple[int, int, int]
 
 

@@ -78,7 +78,7 @@ def packed(folder: Path, made: list[Made], seq_length: int, window: int, fill: b
         spans.commit()
     lengths = np.array([document.length for document in made])
     with PackWriter(folder / "d.pack") as writer:
-        packer = ChainPacker(seq_length, window, SpansReader(folder / "d"), writer, fill)
+        packer = ChainPacker(seq_length, SpansReader(folder / "d"), writer, window, 3 * fill)
         packer.add([(np.arange(len(made)), lengths)])
         writer.finish(packer.finish())
     return open_pack(folder / "d.pack", check_bytes=True)
@@ -150,9 +150,10 @@ def test_filling_takes_whole_texts_of_the_next_document(tmp_path: Path) -> None:
     """Of two texts with a pair each, 8 + 8 tokens, the first fills what a document of 20 leaves of 28."""
     two = Made(tuple((kind, of, 4) for of in (0, 1) for kind in ("text", "question")), {0: 0, 1: 1})
     made = [Made((("text", 0, 20),), {}), Made((("text", 0, 17),), {}), two]
-    filled, bare = (packed(tmp_path, made, 27, 1, fill) for fill in (True, False))
-    assert [len(filled.pieces(n)) for n in range(filled.sequences)] == [1, 2, 1]
-    assert [piece.length for piece in filled.pieces(1)] == [17, 8]
+    filled, bare = (packed(tmp_path, made, 27, 3, fill) for fill in (True, False))
+    found = [[(p.document, p.offset, p.length) for p in filled.pieces(n)] for n in range(filled.sequences)]
+    assert found == [[(0, 0, 20), (2, 0, 8)], [(2, 8, 8), (1, 0, 17)]]
+    assert bare.sequences == 3
     assert (filled.report.cut_documents, bare.report.cut_documents) == (1, 0)
 
 
