@@ -154,3 +154,10 @@ def _write_data(folder: Path, blend: Path, write_dataset: Any) -> None:
         write_dataset(folder / name, documents(count, step), vocab_size=VOCABULARY)
     sources = {name: SourceSettings(prefix=folder / name, weight=weight) for name, weight in (("one", 3), ("three", 1))}
     plan(BlendSettings(sources=sources, seq_length=SEQ_LENGTH, train_samples=80), blend.parent)
+
+
+def run_python(code: str) -> object:
+    """Run code in a process of its own (megatron's shim must not reach this one); it prints JSON last."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])

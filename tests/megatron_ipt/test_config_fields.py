@@ -1,0 +1,135 @@
+"""Every field of megatron-core's configurations is checked by name and type, with or without Transformer Engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import run_python
+
+from megatron_ipt.mcore import device
+
+# name: (section of the recipe, its fields, the line that is told)
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "literal": (
+        "transformer_config",
+        {"fp8": "hybrid", "fp8_recipe": "current"},
+        "'current' is not legal; use one of tensorwise, delayed, mxfp8, blockwise, custom",
+    ),
+    "name": ("transformer_config", {"fp8_recipee": "delayed"}, "did you mean 'fp8_recipe'?"),
+    "name_of_the_optimizer": ("optimizer_config", {"adam_beta3": 0.5}, "did you mean 'adam_beta"),
+    "name_of_ddp": ("ddp_config", {"overlap_grad_reduces": True}, "did you mean 'overlap_grad_reduce'?"),
+    "far": ("transformer_config", {"zzz": 1}, "zzz: TransformerConfig has no such field; the nearest names are "),
+    "no_recipe": (
+        "transformer_config",
+        {"fp8": "hybrid", "fp8_recipe": None},
+        "fp8_recipe: null does not go with fp8: hybrid; use one of tensorwise, delayed",
+    ),
+    "null": ("transformer_config", {"fp8_margin": None}, "fp8_margin: null is not legal; use a whole number"),
+    "number": ("transformer_config", {"fp8_margin": "abc"}, "fp8_margin: 'abc' is not legal; use a whole number"),
+    "not_whole": ("transformer_config", {"fp8_margin": 0.5}, "fp8_margin: 0.5 is not legal; use a whole number"),
+    "bool": (
+        "transformer_config",
+        {"memory_efficient_layer_norm": 1},
+        "memory_efficient_layer_norm: 1 is not legal; use true or false",
+    ),
+    "real": (
+        "transformer_config",
+        {"layernorm_zero_centered_gamma": "no"},
+        "layernorm_zero_centered_gamma: 'no' is not legal; use true or false",
+    ),
+    "enum": (
+        "transformer_config",
+        {"attention_backend": "flassh"},
+        "attention_backend: 'flassh' is not legal; use one of flash, fused, unfused, local, auto",
+    ),
+    "function": (
+        "transformer_config",
+        {"output_layer_init_method": "normal"},
+        "output_layer_init_method: 'normal' is not legal; use null",
+    ),
+    "list": ("transformer_config", {"recompute_modules": [1]}, "recompute_modules: [1] is not legal; use a list"),
+    "dtype": (
+        "optimizer_config",
+        {"exp_avg_dtype": "bf16"},
+        "exp_avg_dtype: 'bf16' is not legal; use one of float32, bfloat16",
+    ),
+    "float": (
+        "optimizer_config",
+        {"loss_scale_window": "wide"},
+        "loss_scale_window: 'wide' is not legal; use a number",
+    ),
+    "raises": (
+        "optimizer_config",
+        {"use_precision_aware_optimizer": True},
+        "train.optimizer_config: OptimizerConfig refuses the settings: ",
+    ),
+    "owned": (
+        "transformer_config",
+        {"num_layers": 3},
+        "num_layers: is set by the trainer; use the key model.num_layers",
+    ),
+    "set_by_us": (
+        "transformer_config",
+        {"pipeline_dtype": "bfloat16"},
+        "pipeline_dtype: is set by the trainer; leave it out: it has no key",
+    ),
+}
+
+BUILD = """
+import json, sys
+from data_prep.errors import UserError
+from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore import config
+from megatron_ipt.recipe import TrainSettings
+model = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
+def settings(**sections):
+    return TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3, **sections)
+told = {}
+for name, (section, fields, _) in json.loads(CASES).items():
+    train = settings(**{section: fields})
+    try:
+        config.transformer_config(model, train), config.optimizer_config(train), config.ddp_config(train)
+    except UserError as error:
+        told[name] = str(error)
+fp8 = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
+told["legal"] = config.transformer_config(model, settings(transformer_config=fp8)).fp8_recipe
+more = {"attention_backend": "flash", "fp8_margin": 1, "recompute_modules": ["core_attn"]}
+built = config.transformer_config(model, settings(transformer_config=more))
+told["member"] = [type(built.attention_backend).__name__, built.attention_backend.name, built.fp8_margin]
+built = config.optimizer_config(settings(optimizer_config={"main_grads_dtype": "float32"}))
+told["dtype_member"] = str(built.main_grads_dtype)
+for impl in ("local", "transformer_engine"):
+    try:
+        train = settings(transformer_config=fp8, transformer_impl=impl)
+        config.check_runs_here(config.transformer_config(model, train))
+    except UserError as error:
+        told[f"fp8 with {impl}"] = str(error)
+print(json.dumps(told))"""
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """What each configuration was told, in one process that has megatron-core."""
+    found = run_python(f"CASES = {json.dumps(REFUSED)!r}\n{BUILD}")
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_field_is_a_line_with_what_is_legal(told: dict[str, Any], name: str) -> None:
+    assert REFUSED[name][2] in told[name]
+    assert len(told[name]) < 400
+
+
+def test_legal_values_become_members_of_their_types(told: dict[str, Any]) -> None:
+    assert told["legal"] == "tensorwise"
+    assert told["member"] == ["AttnBackend", "flash", 1]
+    assert told["dtype_member"] == "torch.float32"
+
+
+def test_fp8_wants_transformer_engine_and_a_gpu(told: dict[str, Any]) -> None:
+    assert "hybrid needs Transformer Engine's layers" in told["fp8 with local"]
+    if not device.has_transformer_engine():
+        assert "here is no transformer_engine, or no GPU" in told["fp8 with transformer_engine"]
