@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_prep.errors import UserError
 
-MANIFEST_FORMAT_VERSION: Final = 2
+MANIFEST_FORMAT_VERSION: Final = 3
 BLOCK_BYTES = 64 * 1024 * 1024
 ITEM_BYTES = {"uint16": 2, "int32": 4}
 _READ_BYTES = 4 * 1024 * 1024
@@ -125,7 +125,7 @@ class Manifest(_Checked):
     Format 1 knew neither spans nor hashes of the side-car files.
     """
 
-    format_version: Literal[1, 2] = MANIFEST_FORMAT_VERSION
+    format_version: Literal[1, 2, 3] = MANIFEST_FORMAT_VERSION
     tokenizer: TokenizerIdentity
     dtype: Literal["uint16", "int32"]
     documents: Count

@@ -24,15 +24,15 @@ CHECKED_BATCHES, CHECKED_CHARACTERS = 4, 1024
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """`kept` are the places of the batch's texts that have a token; `tokens` and `runs` are of those only.
+    """`kept` are the places of the batch's texts that have a token; all else is of those only.
 
-    `lost` are the characters of each of those that no token stands for.
+    `text_bytes` are the lengths of the texts in UTF-8, int64, and `lost` the characters that no token stands for.
     """
 
     kept: Sequence[int]
     tokens: Ragged
     runs: Runs
-    text_bytes: int
+    text_bytes: np.ndarray
     lost: Sequence[int]
 
 
@@ -70,7 +70,8 @@ class DocumentMaker:
         documents = surround(tokens, self._tokenizer.identity)
         complete = self._tokenizer.coverage.complete
         lost = () if complete else [self._tokenizer.uncovered(batch.texts[index]) for index in kept]
-        return Documents(kept.tolist(), documents, runs, sum(map(len, blobs)), lost)
+        sizes = np.array([len(blob) for blob in blobs], np.int64)
+        return Documents(kept.tolist(), documents, runs, sizes, lost)
 
     def _runs(
         self,

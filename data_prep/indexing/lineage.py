@@ -9,6 +9,7 @@
 | source_file | string | name of the input file |
 | first_token | int64 | where the document starts in the .bin [tokens] |
 | tokens | int32 | its length, BOS and EOD included [tokens] |
+| text_bytes | int64 | length of its text in UTF-8 [bytes] |
 
 Row groups have ROW_GROUP rows each, whatever the shards were, so that the same documents give the same bytes.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -47,6 +49,7 @@ SCHEMA = pa.schema(
         ("source_file", pa.string()),
         ("first_token", pa.int64()),
         ("tokens", pa.int32()),
+        ("text_bytes", pa.int64()),
     ]
 )
 ROW_GROUP = 16_384
@@ -151,6 +154,22 @@ def read_group(file: pq.ParquetFile, group: int, path: Path) -> pa.Table:
     if any(column.null_count for column in [*columns, pc.list_flatten(pc.struct_field(origins, "checks"))]):
         raise _damaged(path, group, "a value is missing")
     return table
+
+
+def read_text_bytes(prefix: Path) -> np.ndarray:
+    """The text_bytes of all documents, int64.  Errors: a UserError as `lineage_groups`."""
+    path = lineage_path(prefix)
+    found = [np.empty(0, np.int64)]
+    with open_lineage(path) as file:
+        for group in range(file.num_row_groups):
+            try:
+                column = file.read_row_group(group, columns=["text_bytes"])["text_bytes"]
+            except _DAMAGED as error:
+                raise _damaged(path, group, str(error)) from error
+            if column.null_count:
+                raise _damaged(path, group, "a value is missing")
+            found.append(column.to_numpy())
+    return np.concatenate(found)
 
 
 def _damaged(path: Path, group: int, problem: str) -> UserError:

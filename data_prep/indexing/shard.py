@@ -57,7 +57,7 @@ class _Worker:
             for batch in batches(read_slice(task.part), settings.text_key, settings.batch_size):
                 documents = self._maker.make(batch, settings.text_key)
                 dropped["empty"] += batch.blank + len(batch.texts) - len(documents.kept)
-                counts["text_bytes"] += documents.text_bytes
+                counts["text_bytes"] += int(documents.text_bytes.sum())
                 counts["lost_characters"] += sum(documents.lost)
                 counts["lossy_documents"] += sum(map(bool, documents.lost))
                 spans |= has_spans(batch, settings.text_key)
@@ -87,7 +87,8 @@ class _Worker:
         columns = lineage_columns(batch, documents.kept, self._settings.text_key, source_file)
         lengths = documents.tokens.lengths()
         firsts = first_token + np.cumsum(lengths) - lengths
-        return pa.table([*columns, pa.array(firsts), pa.array(lengths.astype(np.int32))], schema=SCHEMA)
+        columns += map(pa.array, (firsts, lengths.astype(np.int32), documents.text_bytes))
+        return pa.table(columns, schema=SCHEMA)
 
 
 def recorded(settings: IndexSettings) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class _Dataset:
     def lineage_parts(self) -> Iterator[Callable[[Progress | None], None]]:
         """Checks of the row groups of the lineage.  Errors: a UserError if its rows are not the documents."""
         # Imported here: opening a dataset for training does without pyarrow.
-        from data_prep.indexing.lineage import open_lineage
+        from data_prep.indexing.lineage import open_lineage, read_text_bytes
 
         if self.manifest.lineage is None:
             return
@@ -169,6 +169,10 @@ class _Dataset:
             groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         if sum(groups) != self.reader.documents:
             raise UserError(path, f"{sum(groups)} rows where the .idx has {self.reader.documents} documents", _MEND)
+        text_bytes = int(read_text_bytes(self.reader.prefix).sum())
+        if text_bytes != self.manifest.text_bytes:
+            problem = f"its rows have {text_bytes} bytes of text where the manifest has {self.manifest.text_bytes}"
+            raise UserError(path, problem, _MEND)
         for group, start in enumerate(np.cumsum([0, *groups[:-1]]).tolist()):
             yield partial(self._check_rows, group, start)
 

@@ -70,16 +70,16 @@ def test_documents_become_their_bytes_and_an_end(tmp_path: Path, tokenizer_dir: 
 
 def test_lineage_leads_back_from_every_document(tmp_path: Path, tokenizer_dir: Path) -> None:
     origins = (Origin("doc-1", "wiki", 5, 9, ("form length", "form"), 1), Origin("doc-2", "news", 0, 2))
-    augmented = TrainingText("chain-1", "ab?", origins, "qa/plain", 7, (Span(0, 3, "text", 0),))
+    augmented = TrainingText("chain-1", "aü?", origins, "qa/plain", 7, (Span(0, 3, "text", 0),))
     rows = [{"id": "raw", "text": "xyz", "source": "web"}, {"id": "blank", "text": ""}, augmented.to_json()]
     index(IndexSettings(), [write_rows(tmp_path / "in.jsonl", rows)], tokenizer_dir, tmp_path / "d")
     raw = {"document_id": "raw", "source": "web", "start": 0, "end": 3, "checks": [], "at": 0}
     first = {"document_id": "doc-1", "source": "wiki", "start": 5, "end": 9, "checks": ["form length", "form"], "at": 1}
     second = {"document_id": "doc-2", "source": "news", "start": 0, "end": 2, "checks": [], "at": -1}
-    names = ("id", "origins", "template", "seed", "source_file", "first_token", "tokens")
+    names = ("id", "origins", "template", "seed", "source_file", "first_token", "tokens", "text_bytes")
     expected = [
-        ("raw", [raw], "", None, "in.jsonl", 0, 4),
-        ("chain-1", [first, second], "qa/plain", 7, "in.jsonl", 4, 4),
+        ("raw", [raw], "", None, "in.jsonl", 0, 4, 3),
+        ("chain-1", [first, second], "qa/plain", 7, "in.jsonl", 4, 5, 4),
     ]
     assert read_lineage(tmp_path / "d").to_pylist() == [dict(zip(names, row, strict=True)) for row in expected]
     assert not (tmp_path / "d.spans").exists()  # every text is of one class

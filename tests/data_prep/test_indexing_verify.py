@@ -282,6 +282,16 @@ def test_a_lineage_of_other_places_is_named(d: Path, column: str) -> None:
     assert "a value is missing" in only_fault(d)
 
 
+def test_other_sizes_of_texts_than_the_manifests_are_named(d: Path) -> None:
+    path = files_of(d)["lineage"]
+    table = pq.read_table(path)
+    sizes, place = table["text_bytes"].to_numpy(), table.schema.get_field_index("text_bytes")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(sizes + 1)), path)
+    vouch(d)
+    told = f"its rows have {sizes.sum() + DOCUMENTS} bytes of text where the manifest has {sizes.sum()}"
+    assert told in only_fault(d)
+
+
 def test_spans_that_do_not_cover_are_named(d: Path) -> None:
     path = files_of(d)["spans"]
     bounds = np.frombuffer(path.read_bytes()[24 : 24 + 8 * (DOCUMENTS + 1)], "<i8")
@@ -388,7 +398,7 @@ def test_a_sample_needs_neither_torch_nor_pyarrow(d: Path) -> None:
     [
         (b"", "not JSON"),
         (b"[]", "not a JSON object"),
-        (b'{"format_version": 99}', "format version 99 is newer than 2"),
+        (b'{"format_version": 99}', "format version 99 is newer than 3"),
         (b'{"a": ' * 500 + b"1" + b"}" * 500, "does not fit its hash"),
     ],
 )

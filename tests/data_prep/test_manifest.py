@@ -50,8 +50,8 @@ def test_edited_manifest_is_refused(tmp_path: Path, write_dataset) -> None:
 def test_newer_format_is_refused_by_name(tmp_path: Path, write_dataset) -> None:
     write_dataset(tmp_path / "d", DOCUMENTS)
     path = manifest_path(tmp_path / "d")
-    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "format_version": 3}))
-    with pytest.raises(UserError, match="format version 3 is newer than 2"):
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "format_version": 4}))
+    with pytest.raises(UserError, match="format version 4 is newer than 3"):
         read_manifest(tmp_path / "d")
 
 
