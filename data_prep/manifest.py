@@ -109,9 +109,10 @@ class FileHashes(_Checked):
 
 
 class InputFile(_Checked):
-    """A file the dataset was made from: its name without folders, its size [bytes] and its hash.
+    """A file the dataset was made from: its name, its size [bytes] and its hash.
 
-    The hash is xxh3_128 of the file, in format 1; of the xxh3_128 of its blocks of BLOCK_BYTES, in format 2.
+    The name is without folders, but for those that tell it from another input.  The hash is xxh3_128 of the file in
+    format 1, of the xxh3_128 of its blocks of BLOCK_BYTES since format 2.
     """
 
     name: str

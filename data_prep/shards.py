@@ -43,9 +43,13 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The slices of some input files, in their order, and what the files were."""
+    """The slices of some input files, in their order, and what the files were.
+
+    `identities` has a hash for each slice, of its place and of the blocks it lies in: equal ones give equal results.
+    """
 
     slices: tuple[Slice, ...]
+    identities: tuple[str, ...]
     inputs: tuple[InputFile, ...]
 
 
@@ -54,7 +58,9 @@ def plan(paths: Sequence[Path], slice_bytes: int, threads: int = 1) -> Plan:
 
     Errors: a UserError for a file that is missing or cannot be read.
     """
+    names = names_of(paths)
     slices: list[Slice] = []
+    identities: list[str] = []
     inputs: list[InputFile] = []
     with ThreadPoolExecutor(threads) as pool:
         for path in paths:
@@ -65,9 +71,26 @@ def plan(paths: Sequence[Path], slice_bytes: int, threads: int = 1) -> Plan:
             starts = range(0, path.stat().st_size, BLOCK_BYTES)
             blocks = list(pool.map(partial(_scan, path, slice_bytes if cut_lines else 0), starts))
             digest = xxhash.xxh3_128_hexdigest("".join(block.hash for block in blocks).encode())
-            inputs.append(InputFile(name=path.name, bytes=path.stat().st_size, hash=digest))
-            slices += _cut(path, blocks, slice_bytes)
-    return Plan(tuple(slices), tuple(inputs))
+            inputs.append(InputFile(name=names[path], bytes=path.stat().st_size, hash=digest))
+            for part in _cut(path, blocks, slice_bytes):
+                slices.append(part)
+                identities.append(_identity(part, names[path], blocks, whole=not cut_lines))
+    return Plan(tuple(slices), tuple(identities), tuple(inputs))
+
+
+def names_of(paths: Sequence[Path]) -> dict[Path, str]:
+    """The shortest ends of paths, of one length, that tell different files apart: the name, FOLDER/NAME, ..."""
+    files = {path.resolve() for path in paths}
+    for count in range(1, max((len(path.parts) for path in files), default=1) + 1):
+        if len({path.parts[-count:] for path in files}) == len(files):
+            break
+    return {path: Path(*path.resolve().parts[-count:]).as_posix() for path in paths}
+
+
+def _identity(part: Slice, name: str, blocks: Sequence[_Block], whole: bool) -> str:
+    inside = blocks if whole else blocks[part.start // BLOCK_BYTES : (part.end - 1) // BLOCK_BYTES + 1]
+    content = [name, part.start, part.end, part.first, *(block.hash for block in inside)]
+    return xxhash.xxh3_128_hexdigest(repr(content).encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,19 @@
 """Training text -> a dataset: cut the input into slices, index each as a shard, merge the shards.
 
-The shards stand in PREFIX.shards/ until the dataset is in place.  A run that is ended goes on with the shards that
-are not done; one with other input, settings or tokenizer starts anew.
+The shards stand in PREFIX.shards/ until the dataset is in place.  A run that was ended goes on with the shards that
+are not done: those of another input, tokenizer or settings are not.  So after a bad line is mended, what stood in the
+blocks before it is not indexed again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
-import shutil
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -22,15 +22,17 @@ from data_prep.indexing.merge import merge
 from data_prep.indexing.reader import open_dataset
 from data_prep.indexing.shard import ShardIndexer, ShardTask, recorded
 from data_prep.indexing.tokenizer import load_tokenizer
-from data_prep.manifest import Manifest, content_hash, manifest_path, package_version, read_manifest, write_json
+from data_prep.manifest import Manifest, TokenizerIdentity, manifest_path, package_version, read_manifest, write_json
 from data_prep.memory import give_back
 from data_prep.settings import IndexSettings
-from data_prep.shards import Plan, plan, run_tasks
+from data_prep.shards import names_of, plan, run_tasks
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 _JOB = "job.json"
+# All that this command ever puts into PREFIX.shards, and so all that it removes there.
+_OURS = re.compile(r"(lock|job\.json|\d{5,}\.(bin|idx|spans|lineage\.parquet|manifest\.json))(\.partial)?")
 # Less than this is not worth the start of a worker [bytes].
 _LEAST_BYTES = 16 << 20
 
@@ -42,31 +44,46 @@ def build(
     tokenizer = load_tokenizer(tokenizer_dir, settings)
     give_back()
     size = sum(path.stat().st_size for path in inputs if path.is_file())
-    slice_bytes = _begun(prefix, size) or even_slices(size, settings.workers, int(settings.shard_mib * 2**20))
+    most = int(settings.shard_mib * 2**20)
+    slice_bytes = _begun(prefix, size) or even_slices(size, settings.workers, most)
     cut = plan(inputs, slice_bytes, max(1, settings.workers))
+    names = names_of(inputs)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with _shard_folder(prefix) as folder:
-        identity = [tokenizer.identity.model_dump(), recorded(settings), package_version(), _shape(cut)]
-        tasks = [ShardTask(part, folder / f"{number:05d}") for number, part in enumerate(cut.slices)]
-        job = {"job": content_hash({"job": identity}), "bytes": size, "slice_bytes": slice_bytes}
-        open_tasks = _not_done(folder, tasks, job)
+        tasks = [
+            ShardTask(part, names[part.path], identity, folder / f"{number:05d}")
+            for number, (part, identity) in enumerate(zip(cut.slices, cut.identities, strict=True))
+        ]
+        write_json(folder / _JOB, {"bytes": size, "slice_bytes": slice_bytes})
+        open_tasks = [task for task in tasks if not _is_done(task, tokenizer.identity, settings)]
+        if done := len(tasks) - len(open_tasks):
+            logger.info("%d of %d shards are there already", done, len(tasks))
         try:
             for manifest in run_tasks(ShardIndexer(tokenizer, settings), open_tasks, settings.workers):
+                done += 1
                 if progress:
                     progress(manifest.documents + sum(manifest.dropped.values()))
-            shards = [task.prefix for task in tasks if read_manifest(task.prefix).documents]
-            if not shards:
-                raise UserError(", ".join(map(str, inputs)), "no document with text in it", "nothing was written")
-        except UserError:
-            shutil.rmtree(folder)  # a shard is of no use once the input is mended
-            raise
+        except UserError as error:
+            if not done:
+                _clear(folder)
+                raise
+            mend = f"{error.mend}; then run again: what was done before it is kept in {folder.name}"
+            raise UserError(error.where, error.problem, mend) from error
         except (BrokenProcessPool, ChildProcessError) as error:
             mend = "run again, with fewer workers if memory was short: what is done is kept"
             raise UserError(prefix, f"one of the workers was killed ({error})", mend) from error
+        shards = [task.prefix for task in tasks if read_manifest(task.prefix).documents]
+        if not shards:
+            _clear(folder)
+            raise UserError(", ".join(map(str, inputs)), "no document with text in it", "nothing was written")
         empty = sum(read_manifest(task.prefix).dropped["empty"] for task in tasks if task.prefix not in shards)
         manifest = merge(shards, prefix, recorded(settings), cut.inputs, {"empty": empty}, check=False)
-        shutil.rmtree(folder)
+        _clear(folder)
     return manifest
+
+
+def _folder(prefix: Path) -> Path:
+    return prefix.with_name(prefix.name + ".shards")
 
 
 def even_slices(size: int, workers: int, most: int) -> int:
@@ -76,30 +93,30 @@ def even_slices(size: int, workers: int, most: int) -> int:
     return min(most, max(-(-size // (workers * rounds)), _LEAST_BYTES))
 
 
-def _folder(prefix: Path) -> Path:
-    return prefix.with_name(prefix.name + ".shards")
-
-
 def _begun(prefix: Path, size: int) -> int | None:
-    """Length of the slices of the run that goes on here [bytes], whatever number of workers it had."""
-    job = _read_job(_folder(prefix))
-    return job.get("slice_bytes") if job.get("bytes") == size else None
+    """Length of the slices of the run that goes on here [bytes], whatever number of workers it had.
 
-
-def _read_job(folder: Path) -> dict[str, Any]:
-    """What the run that was here wrote of itself; empty where there was none, or a power cut tore it."""
+    Of an input of about the same size, that is: a line of it may have been mended.
+    """
     try:
-        job = orjson.loads((folder / _JOB).read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        return {}
-    return job if isinstance(job, dict) else {}
+        job = orjson.loads((_folder(prefix) / _JOB).read_bytes())
+        return int(job["slice_bytes"]) if 0.9 * size <= job["bytes"] <= 1.1 * size else None
+    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None  # there was none, or a power cut tore it
 
 
 @contextmanager
 def _shard_folder(prefix: Path) -> Iterator[Path]:
-    """PREFIX.shards, which one run at a time may use."""
+    """PREFIX.shards, which one run at a time may use.
+
+    Errors: a UserError if there is a folder of that name that is not of this command; it is left as it is.
+    """
     folder = _folder(prefix)
     folder.mkdir(exist_ok=True)
+    foreign = sorted(file.name for file in folder.iterdir() if not _OURS.fullmatch(file.name))
+    if foreign:
+        problem = f"holds {foreign[0]}, and the shards are to be kept in a folder of this name"
+        raise UserError(folder, problem, "move it, or give another prefix")
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,30 +125,25 @@ def _shard_folder(prefix: Path) -> Iterator[Path]:
         yield folder
 
 
-def _shape(cut: Plan) -> list[object]:
-    """What the shards depend on, without the folders of this machine."""
-    slices = [[part.path.name, part.start, part.end, part.first] for part in cut.slices]
-    return [[file.model_dump() for file in cut.inputs], slices]
+def _clear(folder: Path) -> None:
+    for file in folder.iterdir():
+        if _OURS.fullmatch(file.name):
+            file.unlink()
+    folder.rmdir()
 
 
-def _not_done(folder: Path, tasks: Sequence[ShardTask], job: dict[str, Any]) -> list[ShardTask]:
-    """The tasks whose shards are not in place; those of another job are thrown away."""
-    if _read_job(folder) != job:
-        for file in folder.iterdir():
-            if file.name != "lock":
-                file.unlink()
-        write_json(folder / _JOB, job)
-    waiting = [task for task in tasks if not _is_done(task)]
-    if len(waiting) < len(tasks):
-        logger.info("%d of %d shards are there already", len(tasks) - len(waiting), len(tasks))
-    return waiting
+def _is_done(task: ShardTask, tokenizer: TokenizerIdentity, settings: IndexSettings) -> bool:
+    """Whether the shard is in place, of this input, tokenizer, settings and version, and whole.
 
-
-def _is_done(task: ShardTask) -> bool:
-    """Whether the shard is in place and whole; a power cut may have torn it."""
+    A power cut may have torn it.
+    """
     if not manifest_path(task.prefix).is_file():
         return False
     try:
+        found = read_manifest(task.prefix)
+        of = (found.tokenizer, found.settings, found.created_by, found.inputs[0].hash)
+        if of != (tokenizer, recorded(settings), package_version(), task.identity):
+            return False
         open_dataset(task.prefix, every_block=True)
     except UserError as error:
         logger.info("a shard is made again (%s)", error)

@@ -18,8 +18,9 @@ from data_prep.indexing.spans import CONTROL, CharacterSpans, Runs, byte_ends, p
 from data_prep.indexing.tokenizer import TextTokenizer
 from data_prep.manifest import TokenizerIdentity
 
-# Of the first batch and of each CHECKED_BATCHES-th after it, a piece of a text is encoded by the oracle as well.
-CHECKED_BATCHES, CHECKED_CHARACTERS = 4, 1024
+# Of the first batch of a shard and of each CHECKED_BATCHES-th after it, the tokens of a text are held against the
+# oracle: of a whole text, up to so many characters, in the first batch up to more; of a longer one those of a piece.
+CHECKED_BATCHES, CHECKED_CHARACTERS, FIRST_CHECKED_CHARACTERS = 4, 1 << 15, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class DocumentMaker:
             tokens, starts = self._with_control(batch, spans)
         else:
             tokens, starts = self._encode(batch.texts, blobs, batch.where), None
-            self._check_piece(batch)
+            self._check(batch, tokens)
         kept = np.flatnonzero(tokens.lengths())
         runs = self._runs(batch, blobs, tokens, starts, spans)
         if len(kept) < len(blobs):
@@ -105,28 +106,37 @@ class DocumentMaker:
             raise UserError(where[index], problem, mend)
         return tokens
 
-    def _check_piece(self, batch: Batch) -> None:
-        """Holds a piece of a drawn text, from a drawn place on, against the oracle."""
-        if not batch.texts or batch.number % CHECKED_BATCHES:
+    def _check(self, batch: Batch, tokens: Ragged) -> None:
+        """Holds the tokens of a drawn text against the oracle; of one that is too long, a piece encoded by itself."""
+        index = self._drawn(batch)
+        if index is None:
             return
-        number = draw(0, batch.where[0], "oracle")
-        index = number % len(batch.texts)
-        text = batch.texts[index]
-        start = (number >> 32) % max(1, len(text) - CHECKED_CHARACTERS + 1)
-        self._encoder.check(text[start : start + CHECKED_CHARACTERS], batch.where[index])
+        text, ids = batch.texts[index], tokens[index]
+        if len(text) > (CHECKED_CHARACTERS if batch.number else FIRST_CHECKED_CHARACTERS):
+            start = draw(0, batch.where[index], "oracle") % (len(text) - CHECKED_CHARACTERS + 1)
+            text = text[start : start + CHECKED_CHARACTERS]
+            ids = self._encoder.encode([text], [text.encode()]).values
+        self._encoder.check(text, ids, batch.where[index])
+
+    def _drawn(self, batch: Batch) -> int | None:
+        """Which text of a batch is held against the oracle, if any is."""
+        if not self._encoder.is_checked or not batch.texts or batch.number % CHECKED_BATCHES:
+            return None
+        return draw(0, batch.where[0], "oracle") % len(batch.texts)
 
     def _with_control(self, batch: Batch, spans: CharacterSpans) -> tuple[Ragged, Ragged]:
         """Tokens and their first characters, where spans of class control stand for control tokens."""
-        tokens, starts, stops = [], [], np.cumsum(spans.counts)
+        tokens, starts, stops, drawn = [], [], np.cumsum(spans.counts), self._drawn(batch)
         for index, text in enumerate(batch.texts):
             part = slice(stops[index] - spans.counts[index], stops[index])
-            ids, places = self._one_with_control(text, spans.ends[part], spans.classes[part], batch.where[index])
+            where, columns = batch.where[index], (spans.ends[part], spans.classes[part])
+            ids, places = self._one_with_control(text, *columns, where, check=index == drawn)
             tokens.append(ids)
             starts.append(places)
         return ragged(tokens), ragged(starts)
 
     def _one_with_control(
-        self, text: str, ends: np.ndarray, classes: np.ndarray, where: str
+        self, text: str, ends: np.ndarray, classes: np.ndarray, where: str, check: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         ids, starts = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
         for start, end, control in pieces(ends, classes == CONTROL):
@@ -140,6 +150,8 @@ class DocumentMaker:
                 blob = piece.encode()
                 encoded = self._encode([piece], [blob], [where])
                 found = encoded.values
+                if check:
+                    self._encoder.check(piece, found, where)
                 first_bytes = self._offsets.starts(encoded, [piece], [blob]).values
                 lead = (np.frombuffer(blob, np.uint8) & 0xC0) != 0x80
                 places = np.cumsum(lead)[first_bytes] - 1

@@ -74,15 +74,17 @@ class Encoder:
             ]
         )
 
-    def check(self, text: str, where: object) -> None:
-        """Holds a text against the tokenizers library.
+    @property
+    def is_checked(self) -> bool:
+        """Whether there is something to hold against the tokenizers library."""
+        return self._fast is not None
 
-        Errors: a UserError naming `where` if it comes out otherwise.
+    def check(self, text: str, tokens: np.ndarray, where: object) -> None:
+        """Holds the tokens of a text against the tokenizers library's.
+
+        Errors: a UserError naming `where` if they are others.
         """
-        if self._fast is None:
-            return
-        ours, theirs = self.encode([text], [text.encode()]).values, _slow(self._tokenizer.encoder, [text]).values
-        if not np.array_equal(ours, theirs):
+        if not np.array_equal(tokens, _slow(self._tokenizer.encoder, [text]).values):
             problem = f"{self.name} and the tokenizers library disagree on a part of it, so nothing is written"
             raise UserError(where, problem, "set encoder=tokenizers for this tokenizer")
 

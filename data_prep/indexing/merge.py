@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from data_prep.errors import UserError
 from data_prep.indexing.lineage import lineage_groups
 from data_prep.indexing.parts import DatasetWriter
-from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
+from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.spans import Runs, SpansReader, plain_runs
 from data_prep.indexing.verify import verify
 from data_prep.manifest import InputFile, Manifest, package_version, read_manifest
@@ -35,14 +35,13 @@ def merge(
     added to what the datasets dropped.  Without `check` they are taken as whole (see `verify`).
     Errors: a UserError naming a dataset that is damaged, or unlike the first, and in what.
     """
-    opened = [open_dataset(prefix) if check else _taken_as_whole(prefix) for prefix in prefixes]
-    if not opened:
+    if not prefixes:
         raise UserError(out, "there is nothing to merge", "name two datasets or more")
     if out.resolve() in [prefix.resolve() for prefix in prefixes]:
         raise UserError(out, "it is one of the datasets to merge", "give another prefix")
-    first = opened[0][0]
-    with_spans = any(manifest.spans for manifest, _ in opened)
-    for prefix, (manifest, _) in zip(prefixes, opened, strict=True):
+    manifests = [read_manifest(prefix) for prefix in prefixes]
+    first, with_spans = manifests[0], any(manifest.spans for manifest in manifests)
+    for prefix, manifest in zip(prefixes, manifests, strict=True):
         _check_alike(prefix, manifest, prefixes[0], first)
         if with_spans and not manifest.spans and manifest.settings.get("spans") is False:
             problem = "it was indexed without spans, so the classes of its tokens are not known, and another has them"
@@ -52,31 +51,26 @@ def merge(
             verify(prefix)
     all_dropped = Counter[str](dropped or {})
     with DatasetWriter(out, first.tokenizer.vocab_size) as writer:
-        for prefix, (manifest, reader) in zip(prefixes, opened, strict=True):
-            _copy(prefix, manifest, reader, writer, with_spans)
+        for prefix, manifest in zip(prefixes, manifests, strict=True):
+            _copy(prefix, manifest, writer, with_spans)
             all_dropped.update(manifest.dropped)
         files = writer.finish(with_spans)
         merged = Manifest(
             tokenizer=first.tokenizer,
             documents=writer.documents,
             tokens=writer.tokens,
-            text_bytes=sum(manifest.text_bytes for manifest, _ in opened),
-            lost_characters=sum(manifest.lost_characters for manifest, _ in opened),
-            lossy_documents=sum(manifest.lossy_documents for manifest, _ in opened),
+            text_bytes=sum(manifest.text_bytes for manifest in manifests),
+            lost_characters=sum(manifest.lost_characters for manifest in manifests),
+            lossy_documents=sum(manifest.lossy_documents for manifest in manifests),
             dropped=dict(all_dropped),
             **files,
-            encoder=", ".join(sorted({manifest.encoder for manifest, _ in opened})),
+            encoder=", ".join(sorted({manifest.encoder for manifest in manifests})),
             settings=first.settings if settings is None else settings,
-            inputs=tuple(file for manifest, _ in opened for file in manifest.inputs) if inputs is None else inputs,
+            inputs=tuple(file for manifest in manifests for file in manifest.inputs) if inputs is None else inputs,
             created_by=package_version(),
         )
         writer.commit(merged)
     return merged
-
-
-def _taken_as_whole(prefix: Path) -> tuple[Manifest, IndexedDatasetReader]:
-    """A shard that this run has written, or held against its hashes already."""
-    return read_manifest(prefix), IndexedDatasetReader(prefix)
 
 
 _NAMES = {"fingerprint": "tokenizer's fingerprint"}
@@ -92,9 +86,10 @@ def _check_alike(prefix: Path, manifest: Manifest, first_prefix: Path, first: Ma
             raise UserError(prefix, problem, "index both with the same tokenizer and settings")
 
 
-def _copy(prefix: Path, manifest: Manifest, reader: IndexedDatasetReader, writer: DatasetWriter, spans: bool) -> None:
+def _copy(prefix: Path, manifest: Manifest, writer: DatasetWriter, spans: bool) -> None:
     """Appends a dataset, part by part; its runs too where the merged one has `spans`."""
-    rows, moved_by = 0, writer.tokens
+    # One is open at a time: a corpus may have more shards than a process may have files.
+    reader, rows, moved_by = IndexedDatasetReader(prefix), 0, writer.tokens
     writer.add_ids(reader)
     if spans:
         for runs in _runs(prefix, manifest, reader):

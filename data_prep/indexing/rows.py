@@ -83,11 +83,11 @@ def lineage_columns(batch: Batch, kept: Sequence[int], text_key: str, source_fil
     Errors: a UserError naming file and line of a row whose lineage is not as records.py says.
     """
     try:
-        return _arrays([_lineage(batch, index, text_key) for index in kept], source_file)
+        return _arrays([_lineage(batch, index, text_key, source_file) for index in kept], source_file)
     except _NOT_AS_RENDERED:
         for index in kept:
             try:
-                _arrays([_lineage(batch, index, text_key)], source_file)
+                _arrays([_lineage(batch, index, text_key, source_file)], source_file)
             except _NOT_AS_RENDERED as error:
                 problem = f"not a training text ({type(error).__name__}: {error})"
                 raise UserError(batch.where[index], problem, _RENDERED) from error
@@ -102,7 +102,7 @@ _VALUES = itemgetter("document_id", "source", "start", "end", "checks")
 _Lineage = tuple[str, Sequence[_Origin], str, int | None]
 
 
-def _lineage(batch: Batch, index: int, text_key: str) -> _Lineage:
+def _lineage(batch: Batch, index: int, text_key: str, source_file: str) -> _Lineage:
     row = batch.rows[index]
     if is_training_text(row, text_key):
         origins = [(*_VALUES(origin), origin.get("at", -1)) for origin in row["origins"]]
@@ -111,7 +111,7 @@ def _lineage(batch: Batch, index: int, text_key: str) -> _Lineage:
     if type(identifier) is not str and (isinstance(identifier, bool) or not isinstance(identifier, str | int | None)):
         problem = f"'id' is of type {type(identifier).__name__}"
         raise UserError(where, problem, "give a string or a whole number, or none")
-    name = where.rpartition("/")[2] if identifier in (None, "") else str(identifier)
+    name = f"{source_file}:{where.rpartition(':')[2]}" if identifier in (None, "") else str(identifier)
     source = source if isinstance(source, str) else ""
     return name, ((name, source, 0, len(batch.texts[index]), (), 0),), "", None
 

@@ -26,9 +26,11 @@ NOT_RECORDED = {"tokenizer", "batch_size", "workers", "shard_mib", "encoder"}
 
 
 class ShardTask(NamedTuple):
-    """A slice and the prefix of the dataset it becomes."""
+    """A slice, its file's name and its identity (data_prep/shards.py), and the prefix of the dataset it becomes."""
 
     part: Slice
+    name: str
+    identity: str
     prefix: Path
 
 
@@ -61,7 +63,7 @@ class _Worker:
                 counts["lost_characters"] += sum(documents.lost)
                 counts["lossy_documents"] += sum(map(bool, documents.lost))
                 spans |= has_spans(batch, settings.text_key)
-                rows = self._lineage(batch, documents, task.part.path.name, writer.tokens)
+                rows = self._lineage(batch, documents, task.name, writer.tokens)
                 writer.add_documents(documents.tokens)
                 writer.add_runs(documents.runs)
                 writer.add_lineage(rows)
@@ -77,7 +79,7 @@ class _Worker:
                 **files,
                 encoder=self._encoder.name,
                 settings=recorded(settings),
-                inputs=(InputFile(name=task.part.path.name, bytes=task.part.path.stat().st_size, hash=""),),
+                inputs=(InputFile(name=task.name, bytes=task.part.end - task.part.start, hash=task.identity),),
                 created_by=package_version(),
             )
             writer.commit(manifest, durable=False)

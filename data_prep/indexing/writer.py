@@ -5,6 +5,7 @@ Each document is one sequence of Megatron's.
 
 from __future__ import annotations
 
+import fcntl
 from array import array
 from collections.abc import Buffer, Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
+from data_prep.errors import UserError
 from data_prep.indexing.layout import (
     DTYPE_CODES,
     HEADER,
@@ -53,9 +55,17 @@ class IndexedDatasetWriter:
         return len(self._lengths)
 
     def __enter__(self) -> Self:
+        """Errors: a UserError if another process is writing here."""
+        self._bin = partial_path(bin_path(self.prefix)).open("ab")
+        try:
+            fcntl.flock(self._bin, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+        except OSError as error:
+            self._bin.close()
+            raise UserError(self.prefix, "another run is writing this dataset", "wait for it, or end it") from error
+        self._bin.truncate(0)
         for path in (bin_path(self.prefix), idx_path(self.prefix)):
             self._stack.callback(partial_path(path).unlink, missing_ok=True)
-        self._bin = self._stack.enter_context(partial_path(bin_path(self.prefix)).open("wb"))
+        self._stack.enter_context(self._bin)
         return self
 
     def __exit__(
@@ -89,8 +99,8 @@ class IndexedDatasetWriter:
         self.tokens += reader.tokens
 
     def finish(self) -> tuple[FileHashes, FileHashes]:
-        """Closes .bin, writes .idx beside it, and gives the hashes of both; nothing is in place yet."""
-        self._bin.close()
+        """Ends .bin, writes .idx beside it, and gives the hashes of both; nothing is in place yet."""
+        self._bin.flush()
         with partial_path(idx_path(self.prefix)).open("wb") as file:
             lengths = np.frombuffer(self._lengths, np.int32)
             idx = write_idx(file, lambda: iter([lengths]), len(lengths), self.dtype)

@@ -127,6 +127,34 @@ def test_a_disagreement_stops_the_shard(tmp_path: Path, folder: Path, monkeypatc
     assert index(IndexSettings(encoder="tokenizers"), [tmp_path / "in.jsonl"], folder, tmp_path / "d").documents == 1
 
 
+@pytest.mark.parametrize("kind", ["long", "chat"])
+def test_the_tokens_that_are_written_are_those_that_are_checked(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The first token of each text is wrong: of long texts, or of what stands between control tokens."""
+    right = encoder_module._FastEncoder.encode
+
+    def wrong(self: object, blobs: Sequence[bytes]) -> Ragged:
+        found = right(self, blobs)  # type: ignore[arg-type]
+        values = found.values.copy()
+        for start, blob in zip(found.bounds, blobs, strict=False):
+            if kind == "chat" or len(blob) > 1500:
+                values[start] ^= 1
+        return Ragged(values, found.bounds)
+
+    control = "<|turn|>"
+    row: dict[str, object] = {"id": "one", "text": "Der Weg. " * 400}
+    if kind == "chat":
+        spans = {"ends": [3, 3 + len(control)], "kinds": "tc", "of": [0, -1]}
+        row = {"id": "one", "text": "abc" + control, "origins": [], "spans": spans}
+    write_jsonl(tmp_path / "in.jsonl", [row])
+    assert index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "right").documents == 1
+    monkeypatch.setattr(encoder_module, "PROBES", ())
+    monkeypatch.setattr(encoder_module._FastEncoder, "encode", wrong)
+    with pytest.raises(UserError, match=r"in.jsonl:1: gigatoken .* disagree"):
+        index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "d")
+
+
 def test_a_grown_cache_is_thrown_away(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder(tokenizer)
     before = encode(encoder, HARD)

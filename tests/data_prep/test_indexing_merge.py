@@ -12,6 +12,7 @@ from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.lineage import read_lineage
 from data_prep.indexing.merge import merge
+from data_prep.indexing.parts import DatasetWriter
 from data_prep.indexing.spans import SpansReader
 from data_prep.indexing.verify import verify
 from data_prep.manifest import read_manifest
@@ -106,6 +107,19 @@ def test_another_tokenizer_or_dtype_is_refused(tmp_path: Path, write_dataset) ->
         merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
     with pytest.raises(UserError, match=r"c: its dtype is int32, and that of .*a is uint16"):
         merge([tmp_path / "a", tmp_path / "c"], tmp_path / "m")
+
+
+def test_two_merges_do_not_write_one_dataset(folder: Path, tmp_path: Path) -> None:
+    merge([folder / "one"], tmp_path / "m")
+    before = files_of(tmp_path / "m")["bin"].read_bytes()
+    with (
+        DatasetWriter(tmp_path / "m", 300),
+        pytest.raises(UserError, match="m: another run is writing this dataset; wait for it, or end it"),
+    ):
+        merge([folder / "one", folder / "two"], tmp_path / "m")
+    verify(tmp_path / "m")
+    assert files_of(tmp_path / "m")["bin"].read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_damaged_dataset_is_refused_and_nothing_written(folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tokenizers_for_tests import WORDS, llama3_like
 from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.build import even_slices
+from data_prep.indexing.lineage import read_lineage
 from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.verify import verify
 from data_prep.readers import write_jsonl
@@ -226,17 +227,75 @@ def test_another_number_of_workers_goes_on_with_the_shards_that_are_there(
     assert files(tmp_path / "d") == files(tmp_path / "fresh")
 
 
-def test_a_torn_record_of_the_job_is_not_trusted(tmp_path: Path, corpus: Path, folder: Path, monkeypatch) -> None:
+def test_a_torn_record_of_the_job_does_no_harm(tmp_path: Path, corpus: Path, folder: Path, monkeypatch) -> None:
     settings = IndexSettings(shard_mib=0.001, workers=0)
     stopped_before_the_merge(settings, corpus, folder, tmp_path / "d", monkeypatch)
     index(IndexSettings(), [corpus], folder, tmp_path / "fresh")
     for torn in (b"", b'{"job', b"[1]"):
         (tmp_path / "d.shards").mkdir(exist_ok=True)
         (tmp_path / "d.shards" / "job.json").write_bytes(torn)
-        made: list[int] = []
-        index(settings, [corpus], folder, tmp_path / "d", made.append)
-        assert sum(made) == 120
+        index(settings, [corpus], folder, tmp_path / "d")
         assert files(tmp_path / "d") == files(tmp_path / "fresh")
+
+
+def test_a_folder_of_the_users_is_left_alone(tmp_path: Path, corpus: Path, folder: Path) -> None:
+    """PREFIX.shards may well be where a user keeps the input."""
+    (tmp_path / "d.shards" / "old").mkdir(parents=True)
+    source = corpus.rename(tmp_path / "d.shards" / "000.jsonl")
+    before = source.read_bytes()
+    with pytest.raises(UserError, match=r"d.shards: holds 000.jsonl, and the shards .*; move it, or give another"):
+        index(IndexSettings(), [source], folder, tmp_path / "d")
+    assert source.read_bytes() == before and (tmp_path / "d.shards" / "old").is_dir()
+    assert index(IndexSettings(), [source], folder, tmp_path / "e").documents == 100
+
+
+def test_what_stood_before_a_bad_line_is_not_indexed_again(tmp_path: Path, folder: Path, monkeypatch) -> None:
+    """Slices are known by the blocks they lie in; here a block is a kilobyte."""
+    monkeypatch.setattr("data_prep.shards.BLOCK_BYTES", 1024)
+    monkeypatch.setattr("data_prep.shards._PIECE_BYTES", 512)
+    settings = IndexSettings(shard_mib=0.001, workers=0)
+    write_jsonl(tmp_path / "in.jsonl", rows(40))
+    lines = (tmp_path / "in.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "in.jsonl").write_bytes(b"".join([*lines[:60], b"{\n", *lines[60:]]))
+    made: list[int] = []
+    with pytest.raises(UserError, match=r"in.jsonl:61: not JSON .*; then run again: .* is kept in d.shards"):
+        index(settings, [tmp_path / "in.jsonl"], folder, tmp_path / "d", made.append)
+    before = sum(made)
+    (tmp_path / "in.jsonl").write_bytes(b"".join(lines))
+    index(settings, [tmp_path / "in.jsonl"], folder, tmp_path / "d", made.append)
+    assert before > 20 and before < sum(made) < before + 70
+    index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "fresh")
+    assert files(tmp_path / "d") == files(tmp_path / "fresh")
+
+
+def test_inputs_of_one_name_are_told_apart(tmp_path: Path, folder: Path) -> None:
+    for side in ("train", "test"):
+        write_jsonl(tmp_path / side / "0.jsonl", [{"text": side}])
+    inputs = [tmp_path / side / "0.jsonl" for side in ("train", "test")]
+    manifest = index(IndexSettings(), inputs, folder, tmp_path / "d")
+    assert [file.name for file in manifest.inputs] == ["train/0.jsonl", "test/0.jsonl"]
+    table = read_lineage(tmp_path / "d")
+    assert table["id"].to_pylist() == ["train/0.jsonl:1", "test/0.jsonl:1"]
+    assert table["source_file"].to_pylist() == ["train/0.jsonl", "test/0.jsonl"]
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from data_prep.indexing import index
+from data_prep.settings import IndexSettings
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+index(IndexSettings(shard_mib=0.0005, workers=0), [Path(sys.argv[1])], Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def test_more_shards_than_a_process_may_have_files(tmp_path: Path, corpus: Path, folder: Path) -> None:
+    command = [sys.executable, "-c", MANY, str(corpus), str(folder), str(tmp_path / "d")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    index(IndexSettings(), [corpus], folder, tmp_path / "whole")
+    assert files(tmp_path / "d") == files(tmp_path / "whole")
 
 
 @given(st.integers(0, 10**13), st.integers(0, 64), st.integers(1, 10**10))
