@@ -6,11 +6,21 @@ them) and the verbs.  An unknown key is an error that suggests the nearest name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from data_prep.errors import nearest
+
+SourceKind = Literal["raw", "augmented", "general", "tuning"]
+LossPolicy = Literal["all", "pairs", "answers"]
+SourcePolicy = Literal["concatenate", "chains"]
+AmountUnit = Literal["weight", "share", "epochs", "tokens"]
+BlendMode = Literal["proportional", "temperature", "uniform", "unimax", "paper_from_scratch", "paper_continual"]
+MeantMistake = Literal["copies", "held_out", "scales", "short_source"]
 TiktokenScheme = Literal["llama3", "llama4", "r50k_base", "cl100k_base", "o200k_base"]
 
 
@@ -18,6 +28,24 @@ class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values are checked on assignment too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def parse_count(value: Any) -> Any:
+    """A count as people write it: 250M, 80B, 1.5T, 4096, 1e9.  Errors: a ValueError for one that is not whole."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    text = str(value).strip().replace("_", "").replace(",", "")
+    power = {"K": 3, "M": 6, "B": 9, "T": 12}.get(text[-1:].upper(), 0)
+    try:
+        count = Decimal(text[:-1] if power else text).scaleb(power)
+    except InvalidOperation as error:
+        raise ValueError("not a count; write it as 4096, 250M, 80B or 1.5T") from error
+    if not count.is_finite() or count != int(count):
+        raise ValueError("not a whole number; write it as 4096, 250M, 80B or 1.5T")
+    return int(count)
+
+
+Count = Annotated[int, BeforeValidator(parse_count)]
 
 
 class FetchSettings(Settings):
@@ -160,26 +188,149 @@ class IndexSettings(Settings):
     batch_size: int = Field(512, ge=1, description="documents tokenized together [documents]")
 
 
-class SourceSettings(Settings):
-    """One source of a blend."""
+class AmountSettings(Settings):
+    """How much a source gives: one of four units, or none where a mode decides over all sources."""
+
+    weight: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="on any scale, normalised; beside other units: parts of what they leave",
+    )
+    share: float | None = Field(None, ge=0, le=1, description="part of the phase's tokens, 0 to 1")
+    epochs: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="passes over the source in the phase [epochs]"
+    )
+    tokens: Count | None = Field(None, ge=0, description="tokens drawn in the phase, 80B or 250M [tokens]")
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        given = [unit for unit in AMOUNT_UNITS if getattr(self, unit) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given; give one of them")
+        return self
+
+    @property
+    def amount(self) -> tuple[AmountUnit, float] | None:
+        """The unit and the number, None where there is none."""
+        given = ((unit, getattr(self, unit)) for unit in AMOUNT_UNITS)
+        return next(((unit, value) for unit, value in given if value is not None), None)
+
+
+AMOUNT_UNITS: tuple[AmountUnit, ...] = ("weight", "share", "epochs", "tokens")
+
+
+class SourceSettings(AmountSettings):
+    """One source of a blend.  Its amount is that of the first phase."""
 
     prefix: Path | None = Field(
         None,
         description="dataset prefix (PREFIX.bin, PREFIX.idx); a recipe's step fills it in",
     )
-    weight: float = Field(description="share of sequences, on any scale; normalised over the sources", gt=0)
+    kind: SourceKind = Field("raw", description="what it holds: the paper's mixes and the checks ask")
+    copy_of: str | None = Field(None, description="of an augmented source: the raw source that holds the same texts")
+    max_epochs: float | None = Field(
+        None, gt=0, description="this source's own limit: more is refused; mode unimax stops there [epochs]"
+    )
+    loss: LossPolicy = Field("all", description="tokens that are trained on: all, the pairs', the answers'")
+    policy: SourcePolicy = Field("concatenate", description="how documents are packed into sequences")
+
+
+class PhaseSettings(Settings):
+    """From a token count on, other amounts.  They are the whole mix: a source that is left out gives nothing."""
+
+    from_tokens: Count = Field(gt=0, description="the run's tokens before the phase, 80B or 1.5T [tokens]")
+    name: str | None = Field(None, description="what tables call it; default: phase 2, 3, ...")
+    mode: BlendMode | None = Field(None, description="instead of amounts, as for the blend")
+    sources: dict[str, AmountSettings] = Field(
+        default_factory=dict, description="name -> weight, share, epochs or tokens"
+    )
 
 
 class BlendSettings(Settings):
     """ipt blend plan: sources and weights -> pack tables, schedule, and the table of shares and epochs."""
 
-    sources: dict[str, SourceSettings] = Field(description="name -> dataset and weight")
+    sources: dict[str, SourceSettings] = Field(description="name -> dataset, kind and amount")
+    mode: BlendMode | None = Field(
+        None,
+        description="instead of amounts: proportional to size, to size^(1/temperature), uniform, unimax (uniform, no "
+        "source over max_epochs), or the paper's mix, from scratch or continual",
+    )
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="T of mode temperature; 1 is proportional")
+    unit: Literal["tokens", "documents"] = Field(
+        "tokens", description="what weights and shares count; documents are converted by their mean length"
+    )
+    phases: tuple[PhaseSettings, ...] = Field((), description="other amounts from a token count on")
+    train_tokens: Count | None = Field(None, ge=1, description="tokens the run will draw, 100B or 1.5T [tokens]")
     seq_length: int = Field(512, ge=2, description="sequence length [tokens]")
     train_samples: int | None = Field(
         None,
         ge=1,
-        description="sequences the run will draw, for the epochs of the plan [samples]",
+        description="the same in sequences; give one of the two [samples]",
+    )
+    proxy_tokens: Count | None = Field(
+        None, ge=1, description="plan a run of so many tokens instead, each source shrunk to keep its epochs [tokens]"
     )
     period: int = Field(65536, ge=1, description="D: samples after which the schedule's pattern repeats [samples]")
     max_epochs: float = Field(4.0, gt=0, description="warn when a source is repeated more often than this [epochs]")
+    refuse_epochs: float = Field(
+        16.0, gt=0, description="refuse when a source is repeated more often, but for its own max_epochs [epochs]"
+    )
+    allow: tuple[MeantMistake, ...] = Field((), description="mistakes that are meant, each refused otherwise")
+    held_out: dict[str, Path] = Field(
+        default_factory=dict, description="name -> dataset prefix of validation text: held against the sources' texts"
+    )
     seed: int = Field(1234, description="seed of document order and sample order")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.train_tokens is not None and self.train_samples is not None:
+            raise ValueError("train_tokens and train_samples are both given; give one of them")
+        starts = [0, *(phase.from_tokens for phase in self.phases)]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"phases: from_tokens {starts[1:]} do not rise; order them")
+        self._check_names()
+        self._check_mode("sources", self.mode, self.sources)
+        for number, phase in enumerate(self.phases, 2):
+            self._check_mode(f"phase {number}", phase.mode, phase.sources)
+        self._check_missing()
+        return self
+
+    def _check_names(self) -> None:
+        for number, phase in enumerate(self.phases, 2):
+            for name in phase.sources:
+                if name not in self.sources:
+                    raise ValueError(f"phase {number}: no source '{name}'; {nearest(name, self.sources)}")
+        for name, source in self.sources.items():
+            raw = source.copy_of
+            if raw is not None and (raw not in self.sources or raw == name or source.kind != "augmented"):
+                told = f"sources.{name}.copy_of: '{raw}'"
+                raise ValueError(f"{told} must be another source of this blend, and '{name}' of kind augmented")
+
+    def _check_mode(self, where: str, mode: str | None, amounts: Mapping[str, AmountSettings]) -> None:
+        given = [name for name, source in amounts.items() if source.amount is not None]
+        if mode is not None and given:
+            unit = amounts[given[0]].amount
+            assert unit is not None
+            problem = f"mode {mode} decides all amounts, and '{given[0]}' has {unit[0]} {unit[1]:g}"
+            raise ValueError(f"{where}: {problem}; leave one of them out")
+        if mode is None and where != "sources":
+            bare = next((name for name in amounts if name not in given), None)
+            if bare or not given:
+                told = f"source '{bare}' has" if bare else "it has"
+                raise ValueError(f"{where}: {told} no weight, share, epochs or tokens; give one, or a mode")
+
+    def _check_missing(self) -> None:
+        """Each source gives something in some phase."""
+        if self.mode is not None or any(phase.mode for phase in self.phases):
+            later = set(self.sources)
+        else:
+            later = {name for phase in self.phases for name, of in phase.sources.items() if of.amount and of.amount[1]}
+        for name, source in self.sources.items():
+            if name in later:
+                continue
+            if source.amount is None:
+                raise ValueError(f"sources.{name}: no weight, share, epochs or tokens; give one, or a mode over all")
+            unit, value = source.amount
+            if not value:
+                raise ValueError(f"sources.{name}.{unit}: {value:g} draws nothing; leave the source out")

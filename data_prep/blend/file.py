@@ -4,137 +4,43 @@
 
 Its `hash` covers what the samples are made of and leaves out where files lie, so that data may be
 moved; paths are kept relative to blend.json.  A checkpoint's data state is (hash, samples consumed).
+Format 2 adds to format 1 what a source holds (kind, loss, policy), how many of its sequences are used, amounts as given
+and earlier blends.  Format 1 is read, under its old hash.
 """
 
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from data_prep import packing
-from data_prep.blend.schedule import Schedule
-from data_prep.blend.weights import integer_shares
+from data_prep.blend.model import BLEND_FORMAT_VERSION, Blend, BlendPhase, BlendSource, Place
+from data_prep.blend.phases import Resolved, schedule_run
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
 from data_prep.indexing.verify import verify
-from data_prep.manifest import (
-    Manifest,
-    TokenizerIdentity,
-    content_hash,
-    read_hashed_json,
-    read_manifest,
-    write_json,
-)
-from data_prep.order import Permutation
+from data_prep.manifest import Manifest, TokenizerIdentity, read_hashed_json, read_manifest
 from data_prep.settings import BlendSettings, SourceSettings
 
-BLEND_FORMAT_VERSION: Final = 1
+__all__ = ["Blend", "BlendPhase", "BlendSource", "Place", "open_source", "read_blend", "resolve", "resolve_run"]
 _MEND = "run `ipt blend plan` again"
-
-
-class BlendSource(BaseModel):
-    """One dataset of a blend.  `prefix` is absolute in memory and relative to blend.json on disk."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    prefix: Path
-    weight: float = Field(gt=0)
-    documents: int = Field(ge=1)
-    tokens: int = Field(ge=2)
-    data_hash: str
-    pack: str = Field(description="file name of the pack table beside the dataset")
-    sequences: int = Field(ge=1, description="samples of one epoch")
-
-
-class BlendPhase(BaseModel):
-    """From `first_sample` on, each period of sum(shares) samples holds shares[s] of source s."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    first_sample: int = Field(ge=0)
-    shares: tuple[int, ...]
-
-
-class Place(NamedTuple):
-    """Where sample i comes from: source (its index), epoch of that source, sequence of its pack table."""
-
-    source: int
-    epoch: int
-    sequence: int
-
-
-class Blend(BaseModel):
-    """A resolved blend; `locate` is the run's data order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: Literal[1] = BLEND_FORMAT_VERSION
-    seq_length: int = Field(ge=2)
-    seed: int
-    tokenizer: TokenizerIdentity
-    sources: tuple[BlendSource, ...] = Field(min_length=1)
-    phases: tuple[BlendPhase, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for phase in self.phases:
-            if len(phase.shares) != len(self.sources) or min(phase.shares) < 0 or sum(phase.shares) < 1:
-                raise ValueError(f"shares {phase.shares} do not fit {len(self.sources)} sources")
-        starts = [phase.first_sample for phase in self.phases]
-        if starts[0] != 0 or starts != sorted(set(starts)):
-            raise ValueError(f"phases start at {starts}, not in rising order from 0")
-        return self
-
-    @cached_property
-    def hash(self) -> str:
-        """Identity of the sample sequence: equal blends give equal samples, wherever their files lie."""
-        unlike = {"sources": {"__all__": {"prefix", "weight", "pack"}}}
-        return content_hash(self.model_dump(mode="json", exclude=unlike))
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """The phases laid out; made once."""
-        schedule = Schedule(len(self.sources))
-        for phase in self.phases:
-            schedule.append(phase.first_sample, phase.shares)
-        return schedule
-
-    def locate(self, sample: int) -> Place:
-        """Where sample `sample` (from 0, without end) comes from.  O(1); an IndexError below 0."""
-        source, ordinal = self.schedule.draw(sample)
-        epoch, index = divmod(ordinal, self.sources[source].sequences)
-        order = Permutation(self.sources[source].sequences, self.seed, self.sources[source].name, epoch)
-        return Place(source, epoch, order[index])
-
-    def check_tokenizer(self, directory: Path) -> None:
-        """A UserError unless the tokenizer in `directory` is the one that the data was written with."""
-        # Imported here: a run whose model brings no tokenizer does not need the tokenizers library.
-        from data_prep.indexing.tokenizer import check_tokenizer
-
-        check_tokenizer(directory, self.tokenizer, self.sources[0].prefix)
-
-    def write(self, path: Path) -> None:
-        """Writes blend.json with the hash of its content, prefixes relative to its folder."""
-        folder = path.parent.resolve()
-        content = self.model_dump(mode="json")
-        for row, source in zip(content["sources"], self.sources, strict=True):
-            row["prefix"] = Path(os.path.relpath(source.prefix, folder)).as_posix()
-        content["blend_hash"] = self.hash
-        write_json(path, {**content, "hash": content_hash(content)})
 
 
 def resolve(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | None = None) -> Blend:
     """Opens and verifies every dataset whole, builds the pack tables that are missing, and fixes the shares.
 
     Prefixes are relative to `base_dir`.  Errors: a UserError for a missing, stale or damaged
-    dataset, datasets of unlike tokenizers or BOS/EOD policies, a `tokenizer_dir` unlike them, and a
-    weight too small for one sample in a period.
+    dataset, one shorter than a sequence, datasets of unlike tokenizers or BOS/EOD policies, a
+    `tokenizer_dir` unlike them, amounts that contradict each other, and an amount too small for one
+    sample in a period.
     """
+    return resolve_run(settings, base_dir, tokenizer_dir).blend
+
+
+def resolve_run(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | None = None) -> Resolved:
+    """As `resolve`, with the length of the run."""
     if not settings.sources:
         raise UserError("sources", "a blend needs a source", "name one with its prefix and weight")
     prefixes = {name: _prefix(name, source, base_dir) for name, source in settings.sources.items()}
@@ -145,6 +51,8 @@ def resolve(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | None 
         from data_prep.indexing.tokenizer import check_tokenizer
 
         check_tokenizer(tokenizer_dir, tokenizer, next(iter(prefixes.values())))
+    if "short_source" not in settings.allow:
+        _check_lengths(manifests, settings.seq_length)
     for prefix in prefixes.values():
         verify(prefix)  # reads every byte, so what is refused at a glance comes first
     sources = []
@@ -154,7 +62,9 @@ def resolve(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | None 
             BlendSource(
                 name=name,
                 prefix=prefixes[name],
-                weight=settings.sources[name].weight,
+                kind=settings.sources[name].kind,
+                loss=settings.sources[name].loss,
+                policy=settings.sources[name].policy,
                 documents=manifest.documents,
                 tokens=manifest.tokens,
                 data_hash=manifest.data_hash,
@@ -162,13 +72,7 @@ def resolve(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | None 
                 sequences=table.sequences,
             )
         )
-    return Blend(
-        seq_length=settings.seq_length,
-        seed=settings.seed,
-        tokenizer=tokenizer,
-        sources=tuple(sources),
-        phases=(BlendPhase(first_sample=0, shares=_shares(settings)),),
-    )
+    return schedule_run(settings, tokenizer, sources)
 
 
 def read_blend(path: Path) -> Blend:
@@ -189,6 +93,7 @@ def read_blend(path: Path) -> Blend:
         source.model_copy(update={"prefix": Path(os.path.normpath(folder / source.prefix))}) for source in blend.sources
     )
     blend = blend.model_copy(update={"sources": sources})
+    blend._folder = folder
     if blend.hash != recorded:
         raise UserError(path, "its blend hash is not that of its content", _MEND)
     return blend
@@ -205,8 +110,8 @@ def open_source(source: BlendSource) -> tuple[IndexedDatasetReader, packing.Pack
         problem = f"the dataset was written again after the blend was planned (source '{source.name}')"
         raise UserError(source.prefix, problem, "restore it, or give grown data a prefix and a name of its own")
     table = packing.open_pack(source.prefix.with_name(source.pack))
-    if table.sequences != source.sequences:
-        raise UserError(table.path, f"{table.sequences} sequences where the blend has {source.sequences}", _MEND)
+    if table.sequences != source.of_sequences:
+        raise UserError(table.path, f"{table.sequences} sequences where the blend has {source.of_sequences}", _MEND)
     return reader, table
 
 
@@ -228,10 +133,9 @@ def _one_tokenizer(manifests: dict[str, Manifest]) -> TokenizerIdentity:
     return reference
 
 
-def _shares(settings: BlendSettings) -> tuple[int, ...]:
-    shares = integer_shares([source.weight for source in settings.sources.values()], settings.period)
-    for name, share in zip(settings.sources, shares, strict=True):
-        if share == 0:
-            problem = f"its weight gives it none of the {settings.period} samples of a period"
-            raise UserError(f"sources.{name}.weight", problem, "raise the weight, or the blend's period")
-    return tuple(shares)
+def _check_lengths(manifests: dict[str, Manifest], seq_length: int) -> None:
+    for name, manifest in manifests.items():
+        if manifest.tokens <= seq_length:
+            problem = f"{manifest.tokens} tokens, shorter than a sequence and its label ({seq_length + 1})"
+            mend = "merge it with another source, or say allow: [short_source] to have the rest padded"
+            raise UserError(f"sources.{name}", problem, mend)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import exp
 from pathlib import Path
 from typing import Any
 
-from data_prep.blend.file import Blend, BlendSource, resolve
+from data_prep.blend import mistakes
+from data_prep.blend.file import resolve_run
+from data_prep.blend.history import write_blend
+from data_prep.blend.model import Blend, BlendSource
 from data_prep.manifest import write_json
 from data_prep.settings import BlendSettings
 
@@ -17,10 +21,12 @@ REPEAT_DECAY = 15.4
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """One source.  The last five need the length of the run and are None without it.
+    """One source, in a phase or in all.  Those from `samples_drawn` to `effective_tokens` need the length of the run.
 
-    `weight` as given; `share` of samples, and so of tokens, in a period; `epochs` is fractional;
-    `effective_tokens` counts repeated tokens at what they are worth.
+    `weight` as given, in `unit`, which is a mode's name where a mode decided (`weight` is the share then); of the
+    whole run, that of the first phase which draws it.  `share` of samples, and so of tokens.  `tokens` and `sequences`
+    are those that the run uses, fewer than there are in a proxy run.  `epochs` is fractional; `effective_tokens` counts
+    repeated tokens at what they are worth, from the run's begin to the end of the row.
     """
 
     source: str
@@ -34,19 +40,42 @@ class PlanRow:
     epochs: float | None
     effective_tokens: float | None
     flags: tuple[str, ...]
+    kind: str = "raw"
+    unit: str = "weight"
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """One phase; `samples` is None where the run has no known end."""
+
+    name: str
+    first_sample: int
+    samples: int | None
+    rows: tuple[PlanRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """A row for each source, in the order of the blend."""
+    """A row for each source, in the order of the blend; `proxy_of` [samples] is the run that a proxy stands for."""
 
     blend_hash: str
     seq_length: int
     train_samples: int | None
     rows: tuple[PlanRow, ...]
+    phases: tuple[PhasePlan, ...] = ()
+    notes: tuple[str, ...] = ()
+    proxy_of: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Epochs that draw a warning: for all sources, and for some of their own."""
+
+    all: float
+    own: Mapping[str, float] = field(default_factory=dict)
 
 
 def plan(
@@ -54,28 +83,50 @@ def plan(
 ) -> PlanTable:
     """Resolves the blend, writes out_dir/blend.json and out_dir/plan.json, and gives the plan.
 
-    Pack tables go beside their datasets.  Prefixes are relative to `base_dir`.  Errors: as `resolve`.
+    Pack tables go beside their datasets; a blend.json that stands there and is unlike stays as blend.HASH.json.
+    Prefixes are relative to `base_dir`.  Errors: as `resolve`, and a UserError for a mistake (mistakes.py) that
+    `settings.allow` does not name.
     """
-    blend = resolve(settings, base_dir, tokenizer_dir)
-    table = plan_table(blend, settings.train_samples, settings.max_epochs)
+    run = resolve_run(settings, base_dir, tokenizer_dir)
+    caps = {name: source.max_epochs for name, source in settings.sources.items() if source.max_epochs}
+    notes = mistakes.notes(run.blend, settings) + mistakes.proxy_notes(run)
+    table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
+    mistakes.check_epochs({row.source: row.epochs for row in table.rows if row.epochs is not None}, settings)
+    notes += mistakes.check_texts(run.blend, settings, base_dir)
+    table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
     out_dir.mkdir(parents=True, exist_ok=True)
-    blend.write(out_dir / "blend.json")
+    write_blend(run.blend, out_dir / "blend.json")
     write_json(out_dir / "plan.json", table.to_json())
     return table
 
 
-def plan_table(blend: Blend, train_samples: int | None, max_epochs: float) -> PlanTable:
-    """The plan as a pure function of the blend, the run's length [samples] and the epochs that draw a warning."""
-    counts = blend.schedule.counts(train_samples) if train_samples else [None] * len(blend.sources)
-    shares = blend.phases[-1].shares
-    rows = (
-        _row(source, share / sum(shares), drawn, blend.seq_length, max_epochs)
-        for source, share, drawn in zip(blend.sources, shares, counts, strict=True)
-    )
-    return PlanTable(blend.hash, blend.seq_length, train_samples, tuple(rows))
+def plan_table(
+    blend: Blend,
+    train_samples: int | None,
+    max_epochs: float,
+    own: Mapping[str, float] | None = None,
+    *,
+    notes: tuple[str, ...] = (),
+    proxy_of: int | None = None,
+) -> PlanTable:
+    """The plan as a pure function of the blend, the run's length [samples] and the epochs that draw a warning.
+
+    `own` are the limits of single sources.
+    """
+    caps = Caps(max_epochs, own or {})
+    starts = [phase.first_sample for phase in blend.phases]
+    ends = [*starts[1:], train_samples]
+    phases = tuple(_phase(blend, index, end, caps) for index, end in enumerate(ends))
+    if len(phases) == 1:
+        rows = phases[0].rows
+    else:
+        counts = blend.schedule.counts(train_samples) if train_samples else None
+        rows = tuple(_whole(blend, index, counts, caps) for index in range(len(blend.sources)))
+    rows = tuple(rows)
+    return PlanTable(blend.hash, blend.seq_length, train_samples, rows, phases, notes, proxy_of)
 
 
-def effective_tokens(tokens: int, epochs: float) -> float:
+def effective_tokens(tokens: float, epochs: float) -> float:
     """What `epochs` passes over `tokens` are worth in fresh tokens: U + U*R* * (1 - exp(-R / R*)).
 
     U is the unique tokens drawn, R the repeats beyond the first epoch (Muennighoff et al. 2023, eq. 5).
@@ -84,24 +135,76 @@ def effective_tokens(tokens: int, epochs: float) -> float:
     return unique + unique * REPEAT_DECAY * (1 - exp(-repeats / REPEAT_DECAY))
 
 
-def _row(source: BlendSource, share: float, drawn: int | None, seq_length: int, max_epochs: float) -> PlanRow:
+def _phase(blend: Blend, index: int, end: int | None, caps: Caps) -> PhasePlan:
+    """The rows of one phase, which ends before sample `end`."""
+    phase = blend.phases[index]
+    first = phase.first_sample
+    end = None if end is None else max(end, first)
+    before = blend.schedule.counts(first)
+    until = [None] * len(before) if end is None else blend.schedule.counts(end)
+    rows = []
+    for source, share, start, stop, amount in zip(
+        blend.sources, phase.shares, before, until, _amounts(blend, index), strict=True
+    ):
+        drawn = None if stop is None else stop - start
+        rows.append(_row(source, share / sum(phase.shares), drawn, start, amount, blend.seq_length, caps))
+    return PhasePlan(phase.name or f"phase {index + 1}", first, None if end is None else end - first, tuple(rows))
+
+
+def _whole(blend: Blend, index: int, counts: Sequence[int] | None, caps: Caps) -> PlanRow:
+    """A source over all phases; without a length its share is that of the last phase."""
+    drawn = counts[index] if counts else None
+    last = blend.phases[-1].shares
+    share = last[index] / sum(last) if drawn is None or counts is None else drawn / sum(counts)
+    first = next(number for number, phase in enumerate(blend.phases) if phase.shares[index])
+    return _row(blend.sources[index], share, drawn, 0, _amounts(blend, first)[index], blend.seq_length, caps)
+
+
+def _amounts(blend: Blend, phase: int) -> list[tuple[str, float]]:
+    """(unit, number) of each source in a phase, as given."""
+    if not blend.phases[phase].amounts:  # format 1 had one weight a source
+        return [("weight", source.weight or 0.0) for source in blend.sources]
+    return [amount or ("weight", 0.0) for amount in blend.phases[phase].amounts]
+
+
+def _row(
+    source: BlendSource,
+    share: float,
+    drawn: int | None,
+    before: int,
+    amount: tuple[str, float],
+    seq_length: int,
+    caps: Caps,
+) -> PlanRow:
     # A pass over N sequences predicts each token but the first, fewer than N * seq_length.
+    used = source.sequences / source.of_sequences
+    tokens = round(source.tokens * used)
     epochs = None if drawn is None else drawn / source.sequences
-    flags = []
-    if source.tokens <= seq_length:
-        flags.append(f"under one sequence: {source.tokens} tokens of {seq_length + 1}, the rest is padding")
-    if epochs is not None and epochs > max_epochs:
-        flags.append(f"{epochs:.2f} epochs, more than max_epochs {max_epochs:g}")
+    until = None if drawn is None else (before + drawn) / source.sequences
     return PlanRow(
         source=source.name,
         documents=source.documents,
-        tokens=source.tokens,
-        weight=source.weight,
+        tokens=tokens,
+        weight=amount[1],
         share=share,
         sequences=source.sequences,
         samples_drawn=drawn,
-        tokens_drawn=None if epochs is None else round(epochs * (source.tokens - 1)),
+        tokens_drawn=None if epochs is None else round(epochs * (source.tokens - 1) * used),
         epochs=epochs,
-        effective_tokens=None if epochs is None else effective_tokens(source.tokens, epochs),
-        flags=tuple(flags),
+        effective_tokens=None if until is None else effective_tokens(source.tokens * used, until),
+        flags=_flags(source, until, seq_length, caps),
+        kind=source.kind,
+        unit=amount[0],
     )
+
+
+def _flags(source: BlendSource, epochs: float | None, seq_length: int, caps: Caps) -> tuple[str, ...]:
+    flags = []
+    if source.tokens <= seq_length:
+        flags.append(f"under one sequence: {source.tokens} tokens of {seq_length + 1}, the rest is padding")
+    if source.sequences < source.of_sequences:
+        flags.append(f"shrunk to {source.sequences:,} of {source.of_sequences:,} sequences")
+    limit = caps.own.get(source.name, caps.all)
+    if epochs is not None and epochs > limit:
+        flags.append(f"{epochs:.2f} epochs, more than max_epochs {limit:g}")
+    return tuple(flags)

@@ -65,6 +65,13 @@ class Phase:
         ordinal = self._before[source] + periods * self.shares[source] + int(self._ordinals[place])
         return Draw(source, ordinal)
 
+    def draws(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sources and ordinals of the samples [start, stop), all in this phase, each int64 [stop - start]."""
+        periods, places = np.divmod(np.arange(start - self.first_sample, stop - self.first_sample), self.period)
+        sources = self._table[places].astype(np.int64)
+        before, shares = np.array(self._before, np.int64), np.array(self.shares, np.int64)
+        return sources, before[sources] + periods * shares[sources] + self._ordinals[places]
+
     def counts(self, samples: int) -> list[int]:
         """Samples of each source among the first `samples` of the run, which end in this phase."""
         periods, place = divmod(samples - self.first_sample, self.period)
@@ -92,11 +99,12 @@ class Schedule:
         """Source and ordinal of a sample.  Errors: an IndexError below 0."""
         if sample < 0:
             raise IndexError(f"sample {sample}")
-        return self._phase_of(sample).draw(sample)
+        return self.phase_of(sample).draw(sample)
 
     def counts(self, samples: int) -> list[int]:
         """How many of the first `samples` samples each source gives."""
-        return self._phase_of(samples).counts(samples)
+        return self.phase_of(samples).counts(samples)
 
-    def _phase_of(self, sample: int) -> Phase:
+    def phase_of(self, sample: int) -> Phase:
+        """The phase that a sample stands in."""
         return self._phases[bisect_right(self._phases, sample, key=lambda phase: phase.first_sample) - 1]

@@ -15,7 +15,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.manifest import read_manifest, write_json
 from data_prep.readers import atomic_file
-from data_prep.settings import SourceSettings
+from data_prep.settings import AMOUNT_UNITS, BlendSettings, SourceSettings
 from megatron_ipt.ablate.study import Study
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, load_recipe, to_yaml
@@ -37,17 +37,14 @@ def run_recipe(study: Study, base: Recipe, arm: str, seed: int, held_out_sequenc
     The final validation covers all `held_out_sequences`, and each step is logged, so that the metrics hold every draw.
     """
     assert base.blend is not None and base.model is not None and base.train is not None  # check_recipe
-    sources = {
-        name: SourceSettings(prefix=_absolute(base.blend.sources[name].prefix), weight=weight)
-        for name, weight in study.arms[arm].items()
-        if weight > 0
-    }
+    weights = {name: weight for name, weight in study.arms[arm].items() if weight > 0}
+    sources = {name: _source_of_arm(base.blend.sources[name], weights, name) for name in weights}
     batches = -(-held_out_sequences // base.train.global_batch_size)
     train = {"seed": seed, "eval_iters": batches, "log_interval": 1, "load": _absolute(base.train.load)}
     return Recipe(
         name=f"{study.name}: {arm}, seed {seed}",
         output_dir=run_folder(study, arm, seed),
-        blend=base.blend.model_copy(update={"sources": sources, "seed": seed, "train_samples": None}),
+        blend=base.blend.model_copy(update={"sources": sources, "seed": seed, **_of_arm(base.blend)}),
         model=base.model.model_copy(update={"load_hf": _absolute(base.model.load_hf)}),
         train=base.train.model_copy(update=train),
     )
@@ -133,6 +130,20 @@ def _link(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(pointer)
+
+
+def _of_arm(blend: BlendSettings) -> dict[str, Any]:
+    """An arm's weights are the whole mix.  A proxy keeps the length of the run it stands for; else training has it."""
+    length = blend.train_tokens if blend.proxy_tokens else None
+    return {"mode": None, "train_tokens": length, "train_samples": None}
+
+
+def _source_of_arm(source: SourceSettings, weights: Mapping[str, float], name: str) -> SourceSettings:
+    """A source of the recipe with the arm's weight in place of whatever the recipe asks for."""
+    changes: dict[str, Any] = {unit: None for unit in AMOUNT_UNITS}
+    changes |= {"weight": weights[name], "prefix": _absolute(source.prefix)}
+    changes["copy_of"] = source.copy_of if source.copy_of in weights else None
+    return source.model_copy(update=changes)
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -72,7 +72,10 @@ def check_recipe(study: Study, recipe: Recipe) -> None:
     """UserError where the recipe lacks what a run needs, or where an arm names a source that its blend has not."""
     for name in ("blend", "model", "train"):
         section(recipe, name)
-    sources = section(recipe, "blend").sources
+    blend = section(recipe, "blend")
+    if blend.phases:
+        raise UserError(study.recipe, "its blend has phases, and an arm is one mix", "leave blend.phases out")
+    sources = blend.sources
     for arm, weights in study.arms.items():
         for source in weights:
             if source not in sources:

@@ -1,32 +1,185 @@
-"""ipt blend: datasets and weights -> the order in which a run reads them."""
+"""ipt blend: datasets and weights -> the order in which a run reads them, before, during and after the run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
-from data_prep.settings import BlendSettings
-from megatron_ipt.cli import steps
+from data_prep.errors import UserError
+from data_prep.settings import BlendSettings, parse_count
+from megatron_ipt.cli import tables
 from megatron_ipt.recipe import load_settings
 
-app = typer.Typer(help="Datasets and weights -> a verified blend.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from data_prep.settings import SourceKind
 
+app = typer.Typer(help="Datasets and weights -> a verified blend (docs/blend.md).", no_args_is_help=True)
 
-@app.callback()
-def _group() -> None:
-    """Keeps `plan` a verb of its own while it is the only one."""
+_KINDS = ("raw", "augmented", "general", "tuning")
 
 
 @app.command()
 def plan(
     file: Annotated[
-        Path, typer.Argument(help="blend file, YAML: seq_length, train_samples, sources: {name: {prefix, weight}}")
+        Path, typer.Argument(help="blend file, YAML: seq_length, sources: {name: {prefix, kind, weight}}, phases, ...")
     ],
     out: Annotated[Path, typer.Argument(help="folder for blend.json and plan.json")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value ...")] = None,
+    train_tokens: Annotated[
+        str | None, typer.Option(help=r"tokens the run will draw: 250M, 100B, 1.5T \[tokens]; default: the file's")
+    ] = None,
+    proxy_tokens: Annotated[
+        str | None,
+        typer.Option(
+            help=r"plan a proxy run of so many tokens instead, each source shrunk to keep its epochs \[tokens]"
+        ),
+    ] = None,
+    megatron: Annotated[
+        Path | None,
+        typer.Option(help="folder for the same blend as files for Megatron's --data-args-path and --per-split-..."),
+    ] = None,
 ) -> None:
-    """Print shares and fractional epochs; write the pack tables and blend.json.  Prefixes are relative to FILE."""
-    settings = load_settings(BlendSettings, file, overrides or [])
-    steps.plan(settings, out, file.parent)
+    """Print what each source gives to a run, and what looks wrong; write the pack tables, blend.json and plan.json.
+
+    Prefixes are relative to FILE.  Mistakes that are meant stand in the file's `allow`.
+    """
+    from data_prep.blend import plan as run
+    from data_prep.blend import read_blend
+    from data_prep.blend.megatron import write_forms
+    from megatron_ipt.cli.blend_tables import show_lines, show_plan
+
+    settings = _with_lengths(load_settings(BlendSettings, file, overrides or []), train_tokens, proxy_tokens)
+    if megatron is not None and settings.proxy_tokens is not None:
+        problem = "a proxy run shrinks its sources, which Megatron's options cannot say"
+        raise UserError("--megatron", problem, "leave one of --proxy-tokens and --megatron out")
+    show_plan(run(settings, out, file.parent))
+    if megatron is not None:
+        held_out = [(file.parent / prefix).resolve() for prefix in settings.held_out.values()]
+        written = write_forms(read_blend(out / "blend.json"), megatron, held_out)
+        show_lines([str(path) for path in written], "wrote")
+        if len(settings.phases):
+            show_lines(["Megatron takes one set of weights a run: a pair of files for each phase"], "note")
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="folder of a finished or running run, or its train.save")],
+    blend: Annotated[
+        Path | None, typer.Option(help="the blend.json it reads; default: its recipe's, or the folder's own")
+    ] = None,
+    documents: Annotated[bool, typer.Option(help="count how often each document was drawn")] = True,
+) -> None:
+    """Count what a run really drew from each source, by its own record, and hold it against the plan.
+
+    Every recorded step must have drawn exactly what the schedule says, and the whole be within one sample of the
+    shares in every phase; where not, exit code 1.
+    """
+    from megatron_ipt.cli.blend_verify import verify_run
+
+    verify_run(run, blend, documents)
+
+
+@app.command()
+def diff(
+    one: Annotated[Path, typer.Argument(help="blend.json")],
+    other: Annotated[Path, typer.Argument(help="blend.json")],
+) -> None:
+    """Tell what two blends say unlike, and from which sample on their data differ.  Exit code 1 if they differ."""
+    from data_prep.blend import differences, first_difference, read_blend
+    from megatron_ipt.cli.blend_tables import show_lines
+
+    first, second = read_blend(one), read_blend(other)
+    sample = first_difference(first, second)
+    show_lines(differences(first, second), "unlike")
+    if sample is None:
+        tables.console().print("the same data at every sample")
+        return
+    tokens = f"{sample * first.seq_length:,} tokens" if first.seq_length == second.seq_length else "the begin"
+    tables.console().print(f"the data differ from sample {sample:,} on ({tokens})")
+    raise typer.Exit(1)
+
+
+@app.command()
+def append(
+    blend: Annotated[
+        Path, typer.Argument(help="blend.json, or the folder of a run that reads one", metavar="BLEND|RUN")
+    ],
+    weights: Annotated[
+        list[str], typer.Option(help="NAME=WEIGHT[,NAME=WEIGHT ...], on any scale; a source left out gives nothing")
+    ],
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help=r"where it begins: 60B, or `now`; default of a RUN: its newest checkpoint \[tokens]"
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="NAME=PREFIX[:KIND], a new source; KIND: raw, augmented, general, tuning")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="blend.json to write; default: in place, the old one kept as blend.HASH.json")
+    ] = None,
+) -> None:
+    """Give a blend a further phase, from the run's position on: nothing before it changes.
+
+    A run that has not come to it resumes with the new blend; one that is past it is refused.
+    """
+    from megatron_ipt.cli.blend_append import append_phase
+
+    added = dict(_new_source(text) for text in source or ())
+    append_phase(blend, _weights(weights), from_, added, out)
+
+
+def _with_lengths(settings: BlendSettings, train: str | None, proxy: str | None) -> BlendSettings:
+    """The settings with the lengths that were given as options, which go over the file's."""
+    changes: dict[str, object] = {}
+    if train is not None:
+        changes |= {"train_tokens": count("--train-tokens", train), "train_samples": None}
+    if proxy is not None:
+        changes["proxy_tokens"] = count("--proxy-tokens", proxy)
+    try:
+        return BlendSettings.model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise UserError("--train-tokens", error.errors()[0]["msg"]) from error
+
+
+def count(flag: str, text: str) -> int:
+    """A count of tokens from the command line, 1 or more."""
+    try:
+        found = parse_count(text)
+    except ValueError as error:
+        raise UserError(flag, f"'{text}' is {error}") from error
+    if found < 1:
+        raise UserError(flag, f"'{text}' is below 1", "give the tokens of the run, 100B for example")
+    return int(found)
+
+
+def _weights(options: list[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in (part for option in options for part in option.split(",")):
+        name, equals, value = part.partition("=")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = -1.0
+        if not equals or not 0 <= weight < float("inf"):
+            raise UserError("--weights", f"'{part}' is no weight", "write NAME=NUMBER, the number 0 or more")
+        if name.strip() in found:
+            raise UserError("--weights", f"'{name.strip()}' stands there twice", "give each source one weight")
+        found[name.strip()] = weight
+    return found
+
+
+def _new_source(text: str) -> tuple[str, tuple[Path, SourceKind]]:
+    name, equals, rest = text.partition("=")
+    prefix, colon, kind = rest.rpartition(":")
+    if not colon:
+        prefix, kind = rest, "raw"
+    if not (name and equals and prefix) or kind not in _KINDS:
+        raise UserError(
+            "--source", f"'{text}' is no source", f"write NAME=PREFIX:KIND, KIND one of {', '.join(_KINDS)}"
+        )
+    return name, (Path(prefix).resolve(), kind)  # type: ignore[return-value]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.settings import BlendSettings, SourceSettings
+from data_prep.settings import BlendSettings
 from megatron_ipt.cli import steps
 from megatron_ipt.cli.train import check_layout_of, launch
 from megatron_ipt.paths import RunPaths
@@ -104,8 +104,10 @@ def filled_blend(run: Context) -> BlendSettings:
     sources = {}
     for name, source in settings.sources.items():
         prefix = source.prefix or run.paths.indexed / name
-        sources[name] = SourceSettings(prefix=prefix.absolute(), weight=source.weight)
-    samples = settings.train_samples or (train.train_iters * train.global_batch_size if train else None)
+        sources[name] = source.model_copy(update={"prefix": prefix.absolute()})
+    samples = settings.train_samples
+    if samples is None and settings.train_tokens is None and train:
+        samples = train.train_iters * train.global_batch_size
     return settings.model_copy(update={"sources": sources, "train_samples": samples or None})
 
 

@@ -103,24 +103,9 @@ def index(settings: IndexSettings, inputs: Sequence[Path], tokenizer: Path, pref
 
 def plan(settings: BlendSettings, out: Path, base: Path, tokenizer: Path | None = None) -> None:
     from data_prep.blend import plan as run
+    from megatron_ipt.cli.blend_tables import show_plan
 
-    table = run(settings, out, base, tokenizer)
-    columns = ("source", "documents", "tokens", "weight", "share", "samples", "tokens drawn", "epochs", "flags")
-    rows = [
-        (
-            row.source,
-            row.documents,
-            row.tokens,
-            row.weight,
-            row.share,
-            row.samples_drawn if row.samples_drawn is not None else "-",
-            row.tokens_drawn if row.tokens_drawn is not None else "-",
-            row.epochs if row.epochs is not None else "-",
-            ", ".join(row.flags),
-        )
-        for row in table.rows
-    ]
-    tables.show(f"blend {table.blend_hash[:12]}, sequences of {table.seq_length} tokens", columns, rows)
+    show_plan(run(settings, out, base, tokenizer))
 
 
 def export(checkpoint: Path, out: Path, source: Path | None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from data_prep.blend.plan import PlanTable
+from data_prep.blend.plan import PlanRow, PlanTable
 from data_prep.records import AugmentedText
+from data_prep.settings import AMOUNT_UNITS
 from megatron_ipt.report.data import Checked, RawText, Synthesis
 from megatron_ipt.report.parts import Example, ExamplePair, Section
-from megatron_ipt.report.tables import Cell, Table, count, decimal, general, percent, seconds, share_of, table, words
+from megatron_ipt.report.tables import Cell, Table, count, decimal, percent, seconds, share_of, table, words
 
 MAX_TEXT_CHARACTERS = 1200
 MAX_PAIR_CHARACTERS = 600
@@ -134,7 +135,7 @@ def blend(plan: PlanTable) -> Section:
             words(row.source),
             count(row.documents),
             count(row.tokens),
-            general(row.weight),
+            Cell(row.weight, asked_for(row)),
             percent(row.share),
             count(row.samples_drawn),
             count(row.tokens_drawn),
@@ -147,6 +148,13 @@ def blend(plan: PlanTable) -> Section:
     note = "Effective tokens count a repeated token at what it is worth beside a fresh one (arXiv 2305.16264, eq. 5)."
     shares = table("blend-plan", "What each source gives to the run", columns, rows)
     return Section("blend", "Blend", (f"{drawn} {warning}", note), tables=(shares,))
+
+
+def asked_for(row: PlanRow) -> str:
+    """The amount with its unit; of a mode its name."""
+    if row.unit not in AMOUNT_UNITS:
+        return row.unit
+    return f"{row.weight:.4g}" if row.unit == "weight" else f"{row.weight:,.4g} {row.unit}"
 
 
 def _by_reason(reasons: Mapping[str, int], whole: int) -> list[tuple[Cell, Cell, Cell]]:

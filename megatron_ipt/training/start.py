@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_prep import blend as blends
 from data_prep.errors import UserError
 from data_prep.indexing.verify import verify_sample
 from megatron_ipt.architecture import Architecture
@@ -78,7 +79,7 @@ def check_vocabulary(stream: BlendStream, architecture: Architecture, load_hf: P
 
 
 def check_continues(
-    card: RunCard, architecture: Architecture, vocab_size: int, blend_hash: str | None, start: Path | None
+    card: RunCard, architecture: Architecture, vocab_size: int, blend: blends.Blend | None, start: Path | None
 ) -> None:
     """UserError when the checkpoint is of another model, or of another past of the data."""
     if card.architecture != architecture or card.padded_vocab_size != vocab_size:
@@ -88,12 +89,8 @@ def check_continues(
         raise UserError(
             start, f"another model's checkpoint ({'; '.join(unlike)})", "use its own recipe or another save"
         )
-    if blend_hash is not None and card.blend_hash != blend_hash:
-        raise UserError(
-            start,
-            "was trained on another blend; what it has seen would not be what this one says",
-            "restore the blend, or start anew from its weights: train.load=... train.finetune=true train.save=NEW",
-        )
+    if blend is not None and start is not None:
+        blends.check_continues(blend, card.blend_hash, card.consumed_samples, start)
 
 
 def check_changes(card: RunCard, recipe: Recipe, start: Path) -> None:

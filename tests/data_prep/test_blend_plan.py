@@ -16,11 +16,14 @@ from data_prep.settings import BlendSettings
 
 LARGE = [[1, 2, 3, 4, 5, 6, 0]] * 30
 SMALL = [[7, 8, 0]] * 2
+_MEANT = {"allow": ["short_source"], "refuse_epochs": 30}
 
 
 def settings(**changes: Any) -> BlendSettings:
     sources = {"large": {"prefix": "large", "weight": 3}, "small": {"prefix": "small", "weight": 1}}
-    return BlendSettings(**{"sources": sources, "seq_length": 8, "period": 64, "train_samples": 100, **changes})
+    return BlendSettings(
+        **{"sources": sources, "seq_length": 8, "period": 64, "train_samples": 100, **_MEANT, **changes}
+    )
 
 
 @pytest.fixture
@@ -132,7 +135,7 @@ def test_edited_damaged_and_newer_blends_are_refused(folder: Path) -> None:
     for changed, told in (
         (content.replace(b'"seed": 1234', b'"seed": 1235'), "damaged or edited"),
         (content[:-10], "not JSON"),
-        (content.replace(b'"format_version": 1', b'"format_version": 3'), "format version 3 is newer"),
+        (content.replace(b'"format_version": 2', b'"format_version": 3'), "format version 3 is newer"),
     ):
         path.write_bytes(changed)
         with pytest.raises(UserError, match=rf"blend\.json: .*{told}"):

@@ -29,8 +29,9 @@ def test_shares_sum_to_the_period_and_are_off_by_less_than_one(weights: list[flo
 def test_shares_do_not_depend_on_the_scale_and_ties_go_first() -> None:
     assert integer_shares([0.75, 0.25], 8) == integer_shares([75, 25], 8) == [6, 2]
     assert integer_shares([1, 1, 1], 65_536) == [21_846, 21_845, 21_845]
-    for wrong in ([], [1.0, 0.0], [1.0, -1.0]):
-        with pytest.raises(ValueError, match="positive"):
+    assert integer_shares([1, 0, 1, 1], 65_536) == [21_846, 0, 21_845, 21_845]
+    for wrong in ([], [0.0, 0.0], [1.0, -1.0]):
+        with pytest.raises(ValueError, match="at least 0"):
             integer_shares(wrong, 10)
 
 

@@ -26,7 +26,11 @@ def blend_path(tmp_path: Path, write_dataset) -> Path:
     write_dataset(tmp_path / "large", LARGE)
     write_dataset(tmp_path / "small", SMALL)
     sources = {"large": {"prefix": "large", "weight": 0.7}, "small": {"prefix": "small", "weight": 0.3}}
-    plan(BlendSettings(sources=sources, seq_length=SEQ_LENGTH, period=100), tmp_path / "out", tmp_path)
+    plan(
+        BlendSettings(sources=sources, seq_length=SEQ_LENGTH, period=100, allow=("short_source",)),
+        tmp_path / "out",
+        tmp_path,
+    )
     return tmp_path / "out/blend.json"
 
 
