@@ -111,7 +111,9 @@ def parts_in_phase(
         whole = sum(weights, Fraction(0))
         return tuple(part + rest * w / whole for part, w in zip(fixed, weights, strict=True)), length
     if abs(rest) > _SLACK:
-        asked = f"{float(taken * length):,.0f} of {float(length):,.0f} samples" if length else _percent(taken)
+        asked = _percent(taken)
+        if length and any(drawn):
+            asked = f"{float(taken * length):,.0f} of {float(length):,.0f} samples"
         problem = f"shares, epochs and tokens add up to {asked}, not to the whole phase"
         raise UserError(phase, problem, "give one source a weight, which takes the rest, or all of them weights")
     return tuple(part / taken for part in fixed), length

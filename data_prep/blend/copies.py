@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from data_prep.indexing.layout import lineage_path
 from data_prep.indexing.lineage import lineage_groups
+from data_prep.manifest import read_manifest
 
 CHUNK = 1 << 22
 """Texts of the larger dataset that are looked up at once."""
@@ -48,13 +49,13 @@ def count_common(one: Path, other: Path) -> int:
 
 
 def _rows(prefix: Path) -> int:
-    path = lineage_path(prefix)
-    return int(pq.read_metadata(path).num_rows) if path.is_file() else 0
+    """Documents with a lineage that the manifest vouches for; datasets of other writers have none."""
+    return int(pq.read_metadata(lineage_path(prefix)).num_rows) if read_manifest(prefix).lineage else 0
 
 
 def _texts(prefix: Path) -> Iterator[pa.Table]:
     """document_id, source, start, end, at of each raw text that stands in a document, some at a time."""
-    if not lineage_path(prefix).is_file():
+    if not _rows(prefix):
         return
     waiting: list[pa.Table] = []
     for group in lineage_groups(prefix):
