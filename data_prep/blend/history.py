@@ -147,15 +147,15 @@ def _identities(blend: Blend, known: dict[object, int]) -> np.ndarray:
 def _first_in(
     one: Blend, other: Blend, mine: np.ndarray, theirs: np.ndarray, start: int, end: int | None
 ) -> int | None:
-    """The first sample of [start, end) whose source or ordinal differs; each blend has one phase there."""
+    """The first sample of [start, end) whose source differs; each blend has one phase there."""
     phases = [blend.schedule.phase_of(start) for blend in (one, other)]
     # Both repeat: what agrees over a common period agrees for ever.
     common = start + lcm(phases[0].period, phases[1].period)
     end = common if end is None else min(end, common)
     for low in range(start, end, _SCAN):
         high = min(low + _SCAN, end)
-        (first, ordinals), (second, others) = (phase.draws(low, high) for phase in phases)
-        unlike = np.flatnonzero((mine[first] != theirs[second]) | (ordinals != others))
+        # Equal sources so far have equal ordinals: each is how often its source was drawn before.
+        unlike = np.flatnonzero(mine[phases[0].sources(low, high)] != theirs[phases[1].sources(low, high)])
         if len(unlike):
             return low + int(unlike[0])
     return None

@@ -65,12 +65,9 @@ class Phase:
         ordinal = self._before[source] + periods * self.shares[source] + int(self._ordinals[place])
         return Draw(source, ordinal)
 
-    def draws(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sources and ordinals of the samples [start, stop), all in this phase, each int64 [stop - start]."""
-        periods, places = np.divmod(np.arange(start - self.first_sample, stop - self.first_sample), self.period)
-        sources = self._table[places].astype(np.int64)
-        before, shares = np.array(self._before, np.int64), np.array(self.shares, np.int64)
-        return sources, before[sources] + periods * shares[sources] + self._ordinals[places]
+    def sources(self, start: int, stop: int) -> np.ndarray:
+        """The source of each of the samples [start, stop), all in this phase, int32 [stop - start]."""
+        return self._table[np.arange(start - self.first_sample, stop - self.first_sample) % self.period]
 
     def counts(self, samples: int) -> list[int]:
         """Samples of each source among the first `samples` of the run, which end in this phase."""

@@ -63,6 +63,8 @@ def test_phases_to_come_may_be_replaced(folder: Path) -> None:
     assert [phase.first_sample for phase in second.phases] == [0, 50]
     assert second.continues(first.hash, 50) and second.continues(base.hash, 50)
     assert not second.continues(first.hash, 51) and not second.continues(base.hash, 51)
+    again = append(second, 30, {"two": 1})
+    assert again.continues(first.hash, 30) and not again.continues(first.hash, 31)
     third = append(first, 150, {"one": 1})
     assert third.continues(base.hash, 100) and not third.continues(base.hash, 101)
     assert third.continues(first.hash, 150) and not third.continues(first.hash, 151)
