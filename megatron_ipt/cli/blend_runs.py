@@ -54,13 +54,14 @@ def read_run(folder: Path, blend: Path | None = None) -> RunRecord:
 
 
 def _blend_of(paths: RunPaths, card: Mapping[str, Any] | None) -> Path:
-    named = card["recipe"].get("train", {}).get("blend") if card else None
-    if named and Path(named).is_file():
-        return Path(named)
-    if not paths.blend.is_file():
-        where = named or paths.blend
-        raise UserError(where, "no such blend", "say which one the run reads: --blend PATH")
-    return paths.blend
+    """What the recipe of the newest checkpoint names, else its output_dir's or the folder's own."""
+    recipe = card["recipe"] if card else {}
+    named = recipe.get("train", {}).get("blend")
+    places = [Path(named)] if named else [paths.blend, RunPaths(Path(recipe.get("output_dir", "."))).blend]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(places[0], "no such blend", "say which one the run reads: --blend PATH")
 
 
 def _newest_card(checkpoints: Path) -> dict[str, Any] | None:

@@ -167,6 +167,7 @@ def _dataset_files(run: Context) -> list[Path]:
 def _manifests(run: Context) -> list[Path]:
     settings = filled_blend(run)
     prefixes = [source.prefix for source in settings.sources.values() if source.prefix is not None]
+    prefixes += settings.held_out.values()
     return [prefix.with_name(prefix.name + ".manifest.json") for prefix in prefixes]
 
 

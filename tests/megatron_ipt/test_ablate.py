@@ -184,8 +184,8 @@ def test_a_run_is_the_recipe_with_the_arm_and_the_seed(tmp_path: Path) -> None:
 
 
 def test_draws_that_do_not_fit_are_an_error(tmp_path: Path, write_dataset: Any) -> None:
-    for name in ("one", "two"):
-        write_dataset(tmp_path / name, [[*range(1, 40), 0]] * 5)
+    for first, name in enumerate(("one", "two"), 1):
+        write_dataset(tmp_path / name, [[*range(first, first + 39), 0]] * 5)
     sources = {name: SourceSettings(prefix=tmp_path / name, weight=weight) for name, weight in (("one", 3), ("two", 1))}
     plan(BlendSettings(sources=sources, seq_length=16, train_samples=12), tmp_path)
     blend, weights = tmp_path / "blend.json", {"one": 3.0, "two": 1.0, "none": 0.0}
