@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import typer
 
 from data_prep.blend.history import check_continues
 from data_prep.blend.model import Blend
-from data_prep.blend.verify import Stretch, check_counts, repeated_documents, verify_record
+from data_prep.blend.verify import Fault, Stretch, check_counts, repeated_documents, verify_record
 from data_prep.errors import UserError
 from megatron_ipt.cli import tables
 from megatron_ipt.cli.blend_runs import RunRecord, read_run
@@ -26,11 +27,12 @@ def verify_run(folder: Path, blend: Path | None, documents: bool) -> None:
     if run.blend_hash is not None and run.saved is not None:
         check_continues(run.blend, run.blend_hash, run.saved, folder)
     faults = [f"a stretch is recorded twice: samples {told}" for told in _recorded_twice(run.stretches)]
+    off = verify_record(run.blend, run.stretches)
     faults += [
         f"samples {each.start:,} to {each.stop:,}: {each.drawn} of '{each.source}' where the plan has {each.planned}"
-        for each in verify_record(run.blend, run.stretches)
+        for each in off
     ]
-    faults += _show_draws(run)
+    faults += _show_draws(run, off)
     if documents:
         _show_documents(run.blend, run.consumed)
     show_lines(faults[:_FEW], "fault")
@@ -41,17 +43,16 @@ def verify_run(folder: Path, blend: Path | None, documents: bool) -> None:
     tables.console().print("what was drawn is what was planned, in every recorded step")
 
 
-def _show_draws(run: RunRecord) -> list[str]:
-    """The table of sources; gives the faults in it: a source that is off by a sample or more."""
+def _show_draws(run: RunRecord, off: Sequence[Fault]) -> list[str]:
+    """The table of sources; gives the faults in it: a source that is off by a sample or more, or none of the blend."""
     blend = run.blend
     names = [source.name for source in blend.sources]
     drawn: Counter[str] = Counter()
-    planned = dict.fromkeys(names, 0)
     for stretch in run.stretches:
         drawn.update(stretch.drawn)
-        before, after = (blend.schedule.counts(sample) for sample in (stretch.start, stretch.stop))
-        for name, first, last in zip(names, before, after, strict=True):
-            planned[name] += last - first
+    planned = drawn.copy()
+    for fault in off:
+        planned[fault.source] += fault.planned - fault.drawn
     recorded, whole = drawn.total(), run.consumed
     complete = recorded == whole
     asked = {check.source: check for check in check_counts(blend, 0, whole, drawn)}
@@ -61,11 +62,11 @@ def _show_draws(run: RunRecord) -> list[str]:
         epochs = count / source.sequences
         used = source.sequences / source.of_sequences
         by_share = f"{check.expected:,.2f}" if complete else "-"
-        off = f"{count - check.expected:+.2f}" if complete else f"{count - planned[source.name]:+d}"
+        away = f"{count - check.expected:+.2f}" if complete else f"{count - planned[source.name]:+d}"
         tokens = round(epochs * (source.tokens - 1) * used)
-        rows.append((source.name, count, planned[source.name], by_share, off, tokens, f"{epochs:.4f}"))
+        rows.append((source.name, count, planned[source.name], by_share, away, tokens, f"{epochs:.4f}"))
         if complete and not check.within:
-            faults.append(f"{source.name}: off by {off} samples from its shares (limit {check.limit})")
+            faults.append(f"{source.name}: off by {away} samples from its shares (limit {check.limit})")
     title = f"{run.folder}, blend {blend.hash[:12]}: {recorded:,} of {whole:,} samples recorded"
     tables.show(title, _COLUMNS, rows)
     if not complete:

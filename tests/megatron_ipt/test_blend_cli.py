@@ -126,6 +126,25 @@ def test_a_run_that_logs_some_steps_is_verified_in_those(folder: Path) -> None:
     assert code == 0 and "20 of 40 samples recorded" in told and "train.log_interval=1 records all" in told
 
 
+def test_the_blend_is_the_one_that_the_recipe_names(folder: Path) -> None:
+    run, save_folder = folder / "run", folder / "saved"
+    ipt("plan", folder / "blend.yaml", run / "blend")
+    train(run, 0, 8)
+    (run / "train").rename(save_folder)
+    (save_folder / "checkpoints/iter_0000008").rename(save_folder / "iter_0000008")
+    (save_folder / "checkpoints/latest_checkpointed_iteration.txt").rename(
+        save_folder / "latest_checkpointed_iteration.txt"
+    )
+    card = save_folder / "iter_0000008/run_card.json"
+    for recipe in ({"train": {"blend": str(run / "blend/blend.json")}}, {"output_dir": str(run), "train": {}}):
+        card.write_text(json.dumps({**json.loads(card.read_text()), "recipe": recipe}))
+        assert ipt("verify", save_folder)[0] == 0
+    card.write_text(json.dumps({**json.loads(card.read_text()), "recipe": {}}))
+    with pytest.raises(UserError, match="no such blend; say which one the run reads: --blend PATH"):
+        ipt("verify", save_folder)
+    assert ipt("verify", save_folder, "--blend", run / "blend/blend.json")[0] == 0
+
+
 def test_another_blend_than_the_runs_is_refused(folder: Path) -> None:
     run = folder / "run"
     ipt("plan", folder / "blend.yaml", run / "blend")
