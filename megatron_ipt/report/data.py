@@ -219,7 +219,8 @@ def _examples(path: Path, documents: int) -> tuple[AugmentedText, ...]:
 def _plan(path: Path) -> PlanTable:
     row = _json(path)
     rows = tuple(PlanRow(**{**source, "flags": tuple(source["flags"])}) for source in row["rows"])
-    return PlanTable(row["blend_hash"], row["seq_length"], row["train_samples"], rows)
+    notes = tuple(row.get("notes", ()))
+    return PlanTable(row["blend_hash"], row["seq_length"], row["train_samples"], rows, notes=notes)
 
 
 def _training(path: Path, checkpoints: Path) -> Training:

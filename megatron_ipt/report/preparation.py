@@ -147,7 +147,8 @@ def blend(plan: PlanTable) -> Section:
     ]
     note = "Effective tokens count a repeated token at what it is worth beside a fresh one (arXiv 2305.16264, eq. 5)."
     shares = table("blend-plan", "What each source gives to the run", columns, rows)
-    return Section("blend", "Blend", (f"{drawn} {warning}", note), tables=(shares,))
+    told = (f"{drawn} {warning}", *(f"Note: {line}." for line in plan.notes), note)
+    return Section("blend", "Blend", told, tables=(shares,))
 
 
 def asked_for(row: PlanRow) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch.distributed.run import get_args_parser
 
-from megatron_ipt.recipe import load_recipe, section
+from data_prep.settings import BlendSettings
+from megatron_ipt.recipe import load_recipe, load_settings, section
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "llama3_70b_domain"
@@ -81,6 +82,13 @@ def python(code: str) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_its_blend_is_of_the_recipes_length() -> None:
+    blend, train = load_settings(BlendSettings, EXAMPLE / "blend.yaml"), section(load_recipe(RECIPE), "train")
+    assert (blend.seq_length, blend.mode) == (train.seq_length, "paper_continual")
+    assert blend.train_samples == train.train_iters * train.global_batch_size
+    assert str(train.blend.parent) in README
 
 
 def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:

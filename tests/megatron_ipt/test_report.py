@@ -227,12 +227,14 @@ def test_hostile_names_are_text(make: Callable[..., Page]) -> None:
     def spoil(paths: RunPaths) -> None:
         plan = json.loads(json.dumps(PLAN))
         plan["rows"][0]["source"] = '"><script>'
+        plan["notes"] = ["'one' and \"><script>: 3 raw texts stand in both"]
         _json(paths.blend.with_name("plan.json"), plan)
         paths.metrics.write_text(paths.metrics.read_text().replace("held_out", "<script>$x_{1$"))
 
     page = make(spoil, title="<script>")
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert page.csv("blend-plan")[0]["source"] == '"><script>'
+    assert "3 raw texts stand in both" in page.text
 
 
 def test_all_sections_in_the_order_of_the_flow(make: Callable[..., Page]) -> None:
