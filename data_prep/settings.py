@@ -256,7 +256,9 @@ class BlendSettings(Settings):
         description="instead of amounts: proportional to size, to size^(1/temperature), uniform, unimax (uniform, no "
         "source over max_epochs), or the paper's mix, from scratch or continual",
     )
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="T of mode temperature; 1 is proportional")
+    temperature: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="T of mode temperature: 1 is proportional, more is flatter"
+    )
     unit: Literal["tokens", "documents"] = Field(
         "tokens", description="what weights and shares count; documents are converted by their mean length"
     )
@@ -289,6 +291,11 @@ class BlendSettings(Settings):
         starts = [0, *(phase.from_tokens for phase in self.phases)]
         if starts != sorted(set(starts)):
             raise ValueError(f"phases: from_tokens {starts[1:]} do not rise; order them")
+        modes = {mode for mode in (self.mode, *(phase.mode for phase in self.phases)) if mode is not None}
+        if ("temperature" in modes) != (self.temperature is not None):
+            raise ValueError("temperature goes with mode: temperature, and only with it")
+        if modes and self.unit == "documents":
+            raise ValueError(f"unit: documents converts weights and shares, and mode {min(modes)} has none")
         self._check_names()
         self._check_mode("sources", self.mode, self.sources)
         for number, phase in enumerate(self.phases, 2):

@@ -65,7 +65,7 @@ def mixes(settings: BlendSettings, sizes: Sequence[Size]) -> tuple[list[Mix], in
         end = starts[index + 1] if index + 1 < len(starts) else total
         length = None if end is None else Fraction(end - starts[index])
         if mode is not None:
-            parts = parts_of(mode, sizes, length, decimal_fraction(settings.temperature))
+            parts = parts_of(mode, sizes, length, decimal_fraction(settings.temperature or 1))
             shares = tuple(part / sum(parts) for part in parts)
             found.append(Mix(name, starts[index], shares, tuple((mode, float(share)) for share in shares)))
             continue

@@ -32,6 +32,9 @@ def append(
         raise UserError("--from", f"{first_sample} is the begin of the run", "plan another blend: it has no past")
     names = [source.name for source in blend.sources]
     for name in added:
+        if any(source.sequences < source.of_sequences for source in blend.sources):
+            problem = "the blend is of a proxy run, whose sources are shrunk alike"
+            raise UserError(f"--source {name}", problem, "plan the proxy again, with the phase in its blend file")
         if name in names:
             problem = "is a source of the blend already; a source does not change"
             raise UserError(f"--source {name}", problem, "give grown data a name of its own")

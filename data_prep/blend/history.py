@@ -23,7 +23,7 @@ def write_blend(blend: Blend, path: Path) -> None:
     """Writes blend.json; an unlike one that stands there is kept beside it."""
     known = _hash_of(path)
     if known is not None and known != blend.hash:
-        path.replace(kept_path(path.parent, known))
+        kept_path(path.parent, known).write_bytes(path.read_bytes())
     blend.write(path)
 
 

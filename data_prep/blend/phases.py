@@ -85,4 +85,5 @@ def _phase(mix: Mix, sources: list[BlendSource], period: int) -> BlendPhase:
             where = f"sources.{source.name}.{unit}" if mix.first_sample == 0 else f"{mix.name}: {source.name}.{unit}"
             problem = f"its {unit} gives it none of the {period} samples of a period"
             raise UserError(where, problem, "raise it, or the blend's period")
-    return BlendPhase(first_sample=mix.first_sample, shares=tuple(shares), name=mix.name, amounts=mix.amounts)
+    name = "phase 1" if mix.name == "sources" else mix.name
+    return BlendPhase(first_sample=mix.first_sample, shares=tuple(shares), name=name, amounts=mix.amounts)

@@ -100,6 +100,9 @@ def test_amounts_that_contradict_each_other_are_refused(length: int | None, amou
             {"sources": {"web": {"weight": 1}}, "mode": "uniform"},
             "mode uniform decides all amounts, and 'web' has weight",
         ),
+        ({"sources": {"web": {}}, "mode": "temperature"}, "temperature goes with mode: temperature"),
+        ({"sources": {"web": {}}, "mode": "uniform", "temperature": 2}, "temperature goes with mode: temperature"),
+        ({"sources": {"web": {}}, "mode": "uniform", "unit": "documents"}, "unit: documents converts weights"),
         ({"sources": {"web": {}}, "mode": "uniform", "train_tokens": 9, "train_samples": 9}, "both given"),
     ],
 )

@@ -123,3 +123,12 @@ def test_a_proxy_of_nothing_is_refused(folder: Path, changes: dict, told: str) -
 def test_a_proxy_too_small_for_a_source_says_so(folder: Path) -> None:
     table = plan(settings(folder, train_tokens=64_000, proxy_tokens=640), folder / "out")
     assert any("'small' uses 1 sequences where" in note for note in table.notes), table.notes
+
+
+def test_a_proxy_is_given_no_source_of_full_size(folder: Path, write_dataset: Any) -> None:
+    write_dataset(folder / "new", [[*range(1, 90), 0]] * 9)
+    plan(settings(folder, train_tokens=64_000, proxy_tokens=16_000), folder / "proxy")
+    blend = read_blend(folder / "proxy/blend.json")
+    assert append(blend, 500, {"small": 1}).locate(999).source == 1
+    with pytest.raises(UserError, match="--source new: the blend is of a proxy run"):
+        append(blend, 500, {"new": 1}, {"new": (folder / "new", "raw")})
