@@ -227,13 +227,17 @@ class SourceSettings(AmountSettings):
         None,
         description="dataset prefix (PREFIX.bin, PREFIX.idx); a recipe's step fills it in",
     )
-    kind: SourceKind = Field("raw", description="what it holds: the paper's mixes and the checks ask")
+    kind: SourceKind = Field(
+        "raw", description="raw, augmented, general or tuning: the paper's mixes and the checks ask"
+    )
     copy_of: str | None = Field(None, description="of an augmented source: the raw source that holds the same texts")
     max_epochs: float | None = Field(
         None, gt=0, description="this source's own limit: more is refused; mode unimax stops there [epochs]"
     )
-    loss: LossPolicy = Field("all", description="tokens that are trained on: all, the pairs', the answers'")
-    policy: SourcePolicy = Field("concatenate", description="how documents are packed into sequences")
+    loss: LossPolicy = Field("all", description="tokens that are trained on: all, pairs or answers")
+    policy: SourcePolicy = Field(
+        "concatenate", description="how documents are packed into sequences: concatenate or chains"
+    )
 
 
 class PhaseSettings(Settings):
@@ -242,9 +246,7 @@ class PhaseSettings(Settings):
     from_tokens: Count = Field(gt=0, description="the run's tokens before the phase, 80B or 1.5T [tokens]")
     name: str | None = Field(None, description="what tables call it; default: phase 2, 3, ...")
     mode: BlendMode | None = Field(None, description="instead of amounts, as for the blend")
-    sources: dict[str, AmountSettings] = Field(
-        default_factory=dict, description="name -> weight, share, epochs or tokens"
-    )
+    sources: dict[str, AmountSettings] = Field({}, description="name -> weight, share, epochs or tokens")
 
 
 class BlendSettings(Settings):
@@ -253,8 +255,8 @@ class BlendSettings(Settings):
     sources: dict[str, SourceSettings] = Field(description="name -> dataset, kind and amount")
     mode: BlendMode | None = Field(
         None,
-        description="instead of amounts: proportional to size, to size^(1/temperature), uniform, unimax (uniform, no "
-        "source over max_epochs), or the paper's mix, from scratch or continual",
+        description="instead of amounts: proportional, temperature (size^(1/T)), uniform, unimax (uniform, no source "
+        "over max_epochs), paper_from_scratch or paper_continual",
     )
     temperature: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="T of mode temperature: 1 is proportional, more is flatter"
@@ -278,9 +280,11 @@ class BlendSettings(Settings):
     refuse_epochs: float = Field(
         16.0, gt=0, description="refuse when a source is repeated more often, but for its own max_epochs [epochs]"
     )
-    allow: tuple[MeantMistake, ...] = Field((), description="mistakes that are meant, each refused otherwise")
+    allow: tuple[MeantMistake, ...] = Field(
+        (), description="mistakes that are meant, of copies, held_out, scales, short_source"
+    )
     held_out: dict[str, Path] = Field(
-        default_factory=dict, description="name -> dataset prefix of validation text: held against the sources' texts"
+        {}, description="name -> dataset prefix of validation text: held against the sources' texts"
     )
     seed: int = Field(1234, description="seed of document order and sample order")
 

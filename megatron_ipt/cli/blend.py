@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
 from data_prep.errors import UserError
-from data_prep.settings import BlendSettings, parse_count
+from data_prep.settings import BlendSettings, PhaseSettings, Settings, SourceSettings, parse_count
 from megatron_ipt.cli import tables
+from megatron_ipt.cli.options import rows_of
 from megatron_ipt.recipe import load_settings
 
 if TYPE_CHECKING:
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Datasets and weights -> a verified blend (docs/blend.md).", no_args_is_help=True)
 
 _KINDS = ("raw", "augmented", "general", "tuning")
+
+
+def _list(wanted: bool) -> None:
+    if wanted:
+        models: dict[str, type[Settings]] = {
+            "blend": BlendSettings,
+            "sources.NAME": SourceSettings,
+            "phases[]": PhaseSettings,
+        }
+        rows = [row for prefix, model in models.items() for row in rows_of(model, escape(prefix))]
+        tables.show("keys of a blend file (in a recipe, of its section `blend`)", ("key", "default", "meaning"), rows)
+        raise typer.Exit()
 
 
 @app.command()
@@ -41,6 +55,10 @@ def plan(
         Path | None,
         typer.Option(help="folder for the same blend as files for Megatron's --data-args-path and --per-split-..."),
     ] = None,
+    settings: Annotated[
+        bool,
+        typer.Option("--settings", help="list every key of FILE, unit and default", is_eager=True, callback=_list),
+    ] = False,
 ) -> None:
     """Print what each source gives to a run, and what looks wrong; write the pack tables, blend.json and plan.json.
 
@@ -51,16 +69,17 @@ def plan(
     from data_prep.blend.megatron import write_forms
     from megatron_ipt.cli.blend_tables import show_lines, show_plan
 
-    settings = _with_lengths(load_settings(BlendSettings, file, overrides or []), train_tokens, proxy_tokens)
-    if megatron is not None and settings.proxy_tokens is not None:
+    wanted = _with_lengths(load_settings(BlendSettings, file, overrides or []), train_tokens, proxy_tokens)
+    if megatron is not None and wanted.proxy_tokens is not None:
         problem = "a proxy run shrinks its sources, which Megatron's options cannot say"
         raise UserError("--megatron", problem, "leave one of --proxy-tokens and --megatron out")
-    show_plan(run(settings, out, file.parent))
+    show_plan(run(wanted, out, file.parent))
+    show_lines([str(out / name) for name in ("blend.json", "plan.json")], "wrote")
     if megatron is not None:
-        held_out = [(file.parent / prefix).resolve() for prefix in settings.held_out.values()]
+        held_out = [(file.parent / prefix).resolve() for prefix in wanted.held_out.values()]
         written = write_forms(read_blend(out / "blend.json"), megatron, held_out)
         show_lines([str(path) for path in written], "wrote")
-        if len(settings.phases):
+        if wanted.phases:
             show_lines(["Megatron takes one set of weights a run: a pair of files for each phase"], "note")
 
 
