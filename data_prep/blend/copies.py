@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ def count_texts(prefix: Path) -> int:
 def count_common(one: Path, other: Path) -> int:
     """Raw texts of the smaller dataset that stand in the other too; 0 where one of them has no lineage."""
     small, large = sorted((one, other), key=_rows)
-    known = [texts.append_column("row", pa.array(range(texts.num_rows), pa.int64())) for texts in _texts(small)]
+    known = [texts.append_column("row", pa.array(np.arange(texts.num_rows))) for texts in _texts(small)]
     if not known:
         return 0
     # Rows are numbered over all chunks, so that a text found twice counts once.

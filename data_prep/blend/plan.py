@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,7 @@ def plan(
     notes = mistakes.notes(run.blend, settings) + mistakes.proxy_notes(run)
     table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
     mistakes.check_epochs({row.source: row.epochs for row in table.rows if row.epochs is not None}, settings)
-    notes += mistakes.check_texts(run.blend, settings, base_dir)
-    table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
+    table = replace(table, notes=notes + mistakes.check_texts(run.blend, settings, base_dir))
     out_dir.mkdir(parents=True, exist_ok=True)
     write_blend(run.blend, out_dir / "blend.json")
     write_json(out_dir / "plan.json", table.to_json())

@@ -66,7 +66,7 @@ def plan(
     """
     from data_prep.blend import plan as run
     from data_prep.blend import read_blend
-    from data_prep.blend.megatron import write_forms
+    from data_prep.blend.megatron_forms import write_forms
     from megatron_ipt.cli.blend_tables import show_lines, show_plan
 
     wanted = _with_lengths(load_settings(BlendSettings, file, overrides or []), train_tokens, proxy_tokens)

@@ -50,7 +50,11 @@ def recipe(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "check": {},
         "render": {},
         "index": {"tokenizer": str(model)},
-        "blend": {"seq_length": 64, "sources": {"augmented": {"weight": 1}, "raw": {"weight": 1}}},
+        "blend": {
+            "seq_length": 64,
+            "refuse_epochs": 10_000,
+            "sources": {"augmented": {"weight": 1}, "raw": {"weight": 1}},
+        },
         "model": {"load_hf": str(model)},
         "train": {**train, "nproc_per_node": 2, "pipeline_model_parallel_size": 2},
         "evaluate": {"max_length": 64, "prefix_token": "<eod>"},
