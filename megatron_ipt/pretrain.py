@@ -34,6 +34,7 @@ from megatron_ipt.recipe import Recipe, TrainSettings, load_recipe, section
 if TYPE_CHECKING:
     import torch
 
+    from megatron_ipt.data.loader import Loader
     from megatron_ipt.data.stream import BlendStream, SequentialStream
     from megatron_ipt.mcore.checkpoint import RunCard
     from megatron_ipt.mcore.optimizer import MegatronOptimizer, OptimizerParamScheduler
@@ -139,6 +140,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
 
 def fit(run: Run) -> None:
     """The loop: a step, its metrics, now and then a validation and a checkpoint; then whether to go on."""
+    from megatron_ipt.data.loader import read_ahead
     from megatron_ipt.training import signals
 
     train = run.train
@@ -150,9 +152,10 @@ def fit(run: Run) -> None:
     if run.ranks.is_main and train.stop_file is not None and train.stop_file.exists():
         told = "%s is there already: the run ends after its first step; remove it if it is an old one"
         logger.warning(told, train.stop_file)
-    with signals.watched(train.stop_file, is_main=run.ranks.is_main) as agree:
+    reading = read_ahead(run.stream.sample, train, run.ranks, run.consumed_samples, train.train_iters - run.iteration)
+    with signals.watched(train.stop_file, is_main=run.ranks.is_main) as agree, reading as loader:
         while run.iteration < train.train_iters:
-            row = training_step(run)
+            row = training_step(run, loader)
             last = run.iteration == train.train_iters
             if last or run.iteration % train.log_interval == 0:
                 run.metrics.write("train", run.iteration, **row)
@@ -165,18 +168,15 @@ def fit(run: Run) -> None:
                 return
 
 
-def training_step(run: Run) -> dict[str, Any]:
+def training_step(run: Run, loader: Loader) -> dict[str, Any]:
     """One global batch: forward, backward, update.  Returns the step's figures; moves the run's position."""
-    from megatron_ipt.data.loader import indices, micro_batches
     from megatron_ipt.mcore import device, parallel
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
     from megatron_ipt.training.metrics import count_sources
 
-    train, ranks, began = run.train, run.ranks, time.perf_counter()
-    mine = indices(run.consumed_samples, train.global_batch_size, ranks.data_parallel_rank, ranks.data_parallel_size)
-    batches = list(micro_batches(run.stream.sample, mine, train.micro_batch_size, device.pick("device")))
-    data_seconds = time.perf_counter() - began
+    train, began = run.train, time.perf_counter()
+    batches = next(loader)
     lr = optimizers.learning_rate(run.optimizer)
     optimizers.zero_grad(run.optimizer, run.chunks)
     loss, tokens = models.run_batch(run.chunks, partial(iter, batches), train, backward=True)
@@ -204,7 +204,7 @@ def training_step(run: Run) -> dict[str, Any]:
         "grad_norm": norm,
         "samples": count_sources(run.stream, first, run.consumed_samples),
         "step_seconds": seconds,
-        "data_seconds": data_seconds,
+        "data_seconds": parallel.largest_over_ranks(loader.waited),
         "tokens_per_second": train.global_batch_size * train.seq_length / seconds,
         "memory_bytes": int(parallel.largest_over_ranks(device.memory_bytes())),
     }

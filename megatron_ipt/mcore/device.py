@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,7 @@ class Difference:
 TABLE: tuple[Difference, ...] = (
     Difference("device", "cpu", "cuda", "where tensors live"),
     Difference("backend", "gloo", "nccl", "torch.distributed backend"),
+    Difference("pin_memory", False, True, "batches in pinned host memory are copied while the GPU computes"),
     Difference(
         "optimizer", "torch adam", "fused adam", "both keep the step count in the param group: one checkpoint format"
     ),
@@ -125,6 +126,13 @@ def _transformer_engine_is_installed() -> bool:
 def set_device(local_rank: int) -> None:
     """Bind this process to its GPU; nothing on a CPU."""
     torch.cuda.set_device(local_rank)
+
+
+def for_thread() -> Callable[[], None]:
+    """What a new thread calls first, so that its GPU is that of this one; nothing on a CPU."""
+    if not has_gpu():
+        return lambda: None
+    return functools.partial(torch.cuda.set_device, torch.cuda.current_device())
 
 
 @contextmanager

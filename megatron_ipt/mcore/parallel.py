@@ -141,6 +141,13 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
+def share_tensor_parallel(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` as rank 0 of the tensor-parallel group has it, put in place on every rank of the group."""
+    if tensor_parallel_size() > 1:
+        dist.broadcast(tensor, mpu.get_tensor_model_parallel_src_rank(), group=mpu.get_tensor_model_parallel_group())
+    return tensor
+
+
 def gather_tensor_parallel(shard: torch.Tensor) -> torch.Tensor:
     """Tensor-parallel shards of the last dimension, joined on every rank of the group."""
     return tensor_parallel.gather_from_tensor_model_parallel_region(shard)

@@ -31,8 +31,8 @@ def run(job: str, recipe: Path, folder: Path, tell: Callable[[Path], None]) -> N
     rank = dist.get_rank()
     stop_file = folder / f"{job}.stop.{rank}"
 
-    def told_step(run: Any) -> dict[str, Any]:
-        row = step(run)
+    def told_step(run: Any, loader: Any) -> dict[str, Any]:
+        row = step(run, loader)
         if run.iteration == AT:
             tell(stop_file)
         return row

@@ -30,7 +30,7 @@ import importlib.util, os, sys, time
 
 DELAYS = {
     "megatron_ipt.mcore.checkpoint": ("_commit", "SLOW_SAVE"),
-    "megatron_ipt.data.loader": ("micro_batches", "SLOW_STEP"),
+    "megatron_ipt.data.loader": ("read_step", "SLOW_STEP"),
 }
 
 
