@@ -27,21 +27,27 @@ class Draw(NamedTuple):
 
 
 def lay_out_period(shares: Sequence[int]) -> np.ndarray:
-    """The source of each place of a period, int32 [sum(shares)]; a share may be 0."""
-    period = sum(shares)
-    waiting = [(0, source, 0) for source, share in enumerate(shares) if share]
-    ready: list[tuple[int, int, int]] = []
-    table = np.empty(period, np.int32)
-    for place in range(period):
-        while waiting and waiting[0][0] <= place:
-            _, source, unit = heapq.heappop(waiting)
-            deadline = -(-(unit + 1) * period // shares[source]) - 1
-            heapq.heappush(ready, (deadline, source, unit))
-        _, source, unit = heapq.heappop(ready)
-        table[place] = source
-        if unit + 1 < shares[source]:
-            heapq.heappush(waiting, ((unit + 1) * period // shares[source], source, unit + 1))
-    return table
+    """The source of each place of a period, int32 [sum(shares)]; a share may be 0.
+
+    What may stand where is known beforehand, so each unit is one number (deadline, then source) and only its turn is
+    found place by place.
+    """
+    period, sources = sum(shares), len(shares)
+    given = [(source, share, np.arange(share, dtype=np.int64)) for source, share in enumerate(shares) if share]
+    released = np.concatenate([unit * period // share for _, share, unit in given])
+    urgency = np.concatenate(
+        [(-(-(unit + 1) * period // share) - 1) * sources + source for source, share, unit in given]
+    )
+    waiting = urgency[np.argsort(released, kind="stable")].tolist()
+    ends = np.cumsum(np.bincount(released, minlength=period)).tolist()
+    ready: list[int] = []
+    chosen, start = [], 0
+    for end in ends:
+        for unit in waiting[start:end]:
+            heapq.heappush(ready, unit)
+        start = end
+        chosen.append(heapq.heappop(ready))
+    return (np.array(chosen, np.int64) % sources).astype(np.int32)
 
 
 class Phase:

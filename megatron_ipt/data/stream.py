@@ -8,6 +8,7 @@ Any i from 0 on may be asked for, in any order, from any process: nothing is con
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ class BlendStream:
     def __init__(self, blend_path: Path) -> None:
         """Errors: a UserError naming a file that is missing, damaged, or written after the blend was planned."""
         self.blend = read_blend(Path(blend_path))
-        self._sources = [open_source(source) for source in self.blend.sources]
+        with ThreadPoolExecutor(max_workers=8) as pool:  # opening hashes the ends of the files
+            self._sources = list(pool.map(open_source, self.blend.sources))
 
     @property
     def blend_hash(self) -> str:
