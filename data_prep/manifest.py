@@ -24,7 +24,7 @@ MANIFEST_FORMAT_VERSION: Final = 3
 BLOCK_BYTES = 64 * 1024 * 1024
 ITEM_BYTES = {"uint16": 2, "int32": 4}
 # What is hashed at once: it stays in a processor's cache between being read and being hashed.
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 1024 * 1024
 
 _MEND = "restore the file, or write the dataset again with `ipt data index`"
 

@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+
+# Places that are laid out at once.
+_CHUNK = 4096
 
 
 class Draw(NamedTuple):
@@ -27,38 +31,49 @@ class Draw(NamedTuple):
 
 
 def lay_out_period(shares: Sequence[int]) -> np.ndarray:
-    """The source of each place of a period, int32 [sum(shares)]; a share may be 0.
+    """The source of each place of a period, int32 [sum(shares)]; a share may be 0."""
+    return np.fromiter(_places(shares), np.int32, sum(shares))
 
-    What may stand where is known beforehand, so each unit is one number (deadline, then source) and only its turn is
-    found place by place.
-    """
+
+def _places(shares: Sequence[int]) -> Iterator[int]:
+    """The same place by place.  In the heaps a source is one number: when it may stand, or must, and which it is."""
     period, sources = sum(shares), len(shares)
-    given = [(source, share, np.arange(share, dtype=np.int64)) for source, share in enumerate(shares) if share]
-    released = np.concatenate([unit * period // share for _, share, unit in given])
-    urgency = np.concatenate(
-        [(-(-(unit + 1) * period // share) - 1) * sources + source for source, share, unit in given]
-    )
-    waiting = urgency[np.argsort(released, kind="stable")].tolist()
-    ends = np.cumsum(np.bincount(released, minlength=period)).tolist()
+    waiting = [source for source, share in enumerate(shares) if share]
     ready: list[int] = []
-    chosen, start = [], 0
-    for end in ends:
-        for unit in waiting[start:end]:
-            heapq.heappush(ready, unit)
-        start = end
-        chosen.append(heapq.heappop(ready))
-    return (np.array(chosen, np.int64) % sources).astype(np.int32)
+    units = [0] * sources
+    for place in range(period):
+        while waiting and waiting[0] < (place + 1) * sources:
+            source = heapq.heappop(waiting) % sources
+            deadline = -(-(units[source] + 1) * period // shares[source]) - 1
+            heapq.heappush(ready, deadline * sources + source)
+        source = heapq.heappop(ready) % sources
+        yield source
+        units[source] += 1
+        if units[source] < shares[source]:
+            heapq.heappush(waiting, units[source] * period // shares[source] * sources + source)
 
 
 class Phase:
-    """One set of shares from `first_sample` on; `before` [sources] counts what earlier phases drew."""
+    """One set of shares from `first_sample` on; `before` [sources] counts what earlier phases drew.
+
+    A period is laid out as far as it was asked for, so that a phase costs nothing at first.  Threads may ask.
+    """
 
     def __init__(self, first_sample: int, shares: Sequence[int], before: Sequence[int]) -> None:
         self.first_sample, self.shares, self._before = first_sample, tuple(shares), tuple(before)
-        self._table = lay_out_period(shares)
-        self._ordinals = np.empty(len(self._table), np.int32)
-        for source, share in enumerate(shares):
-            self._ordinals[self._table == source] = np.arange(share)
+        self._table = np.zeros(sum(shares), np.int32)
+        self._ordinals = np.zeros(sum(shares), np.int32)
+        self._places, self._laid_out, self._lock = _places(shares), 0, Lock()
+        self._seen = [0] * len(shares)
+
+    def _lay_out(self, places: int) -> None:
+        """Lays the period out to `places` at least."""
+        with self._lock:
+            start, stop = self._laid_out, min(-(-places // _CHUNK) * _CHUNK, self.period)
+            for place, source in zip(range(start, stop), self._places):  # noqa: B905  the rest of the places comes later
+                self._table[place], self._ordinals[place] = source, self._seen[source]
+                self._seen[source] += 1
+            self._laid_out = max(start, stop)
 
     @property
     def period(self) -> int:
@@ -67,6 +82,8 @@ class Phase:
     def draw(self, sample: int) -> Draw:
         """The draw of a sample at or after `first_sample`."""
         periods, place = divmod(sample - self.first_sample, self.period)
+        if place >= self._laid_out:
+            self._lay_out(place + 1)
         source = int(self._table[place])
         ordinal = self._before[source] + periods * self.shares[source] + int(self._ordinals[place])
         return Draw(source, ordinal)
@@ -78,6 +95,7 @@ class Phase:
     def counts(self, samples: int) -> list[int]:
         """Samples of each source among the first `samples` of the run, which end in this phase."""
         periods, place = divmod(samples - self.first_sample, self.period)
+        self._lay_out(place)
         rest = np.bincount(self._table[:place], minlength=len(self.shares)).tolist()
         parts = zip(self._before, self.shares, rest, strict=True)
         return [before + periods * share + count for before, share, count in parts]

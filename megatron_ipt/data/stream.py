@@ -42,7 +42,7 @@ class BlendStream:
     def __init__(self, blend_path: Path) -> None:
         """Errors: a UserError naming a file that is missing, damaged, or written after the blend was planned."""
         self.blend = read_blend(Path(blend_path))
-        with ThreadPoolExecutor(max_workers=8) as pool:  # opening hashes the ends of the files
+        with ThreadPoolExecutor(max_workers=4) as pool:  # opening hashes the ends of the files
             self._sources = list(pool.map(open_source, self.blend.sources))
 
     @property
