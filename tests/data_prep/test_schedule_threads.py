@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +13,15 @@ from data_prep.blend import schedule
 from data_prep.blend.schedule import Schedule, lay_out_period
 
 
+@pytest.fixture
+def _threads_take_turns_all_the_time() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_threads_take_turns_all_the_time")
 @pytest.mark.parametrize("seed", range(5))
 def test_draws_of_several_threads_are_those_of_a_plain_count(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "_CHUNK", 16)
@@ -25,9 +36,14 @@ def test_draws_of_several_threads_are_those_of_a_plain_count(seed: int, monkeypa
     wanted = Schedule(len(shares))
     wanted.append(0, shares)
     order = drawn.sample(range(len(expected)), len(expected))
-    with ThreadPoolExecutor(4) as pool:
-        found = dict(zip(order, pool.map(wanted.draw, order), strict=True))
-    assert [tuple(found[number]) for number in range(len(expected))] == expected
+    with ThreadPoolExecutor(4) as pool:  # each asks for all of it, so all ask at once for what is not laid out yet
+        all_draws = [
+            pool.submit(lambda: [tuple(wanted.draw(number)) for number in range(len(expected))]) for _ in "1234"
+        ]
+    assert all(draws.result() == expected for draws in all_draws)
+    fresh = Schedule(len(shares))
+    fresh.append(0, shares)
+    assert {number: tuple(fresh.draw(number)) for number in order} == dict(enumerate(expected))
     half = len(table) // 2
     fresh = Schedule(len(shares))
     fresh.append(0, shares)
