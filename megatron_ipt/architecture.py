@@ -66,10 +66,16 @@ def padded_vocab_size(architecture: Architecture, model: ModelSettings, train: T
 def check_layout(architecture: Architecture, train: TrainSettings, world_size: int) -> None:
     """UserError, with what would work, for a layout that does not divide the model, the batch or the world."""
     tensor, pipeline = train.tensor_model_parallel_size, train.pipeline_model_parallel_size
+    context = train.context_parallel_size
     for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
         _divides("tensor_model_parallel_size", tensor, name, getattr(architecture, name))
+    if train.seq_length % (2 * context) and context > 1:
+        problem = f"{train.seq_length} is no multiple of 2 x context_parallel_size = {2 * context}"
+        above = -(-train.seq_length // (2 * context)) * 2 * context
+        raise UserError("train.seq_length", problem, f"use {above}, or another context_parallel_size")
     if train.sequence_parallel:
-        _divides("tensor_model_parallel_size", tensor, "seq_length", train.seq_length)
+        part = "seq_length" if context == 1 else "a context-parallel rank's part of seq_length"
+        _divides("tensor_model_parallel_size", tensor, part, train.seq_length // context)
     _divides("pipeline_model_parallel_size", pipeline, "num_layers", architecture.num_layers)
     if train.virtual_pipeline_model_parallel_size:
         _divides(
@@ -79,8 +85,11 @@ def check_layout(architecture: Architecture, train: TrainSettings, world_size: i
             architecture.num_layers // pipeline,
             smallest=2,
         )
-    _divides("tensor_model_parallel_size x pipeline_model_parallel_size", tensor * pipeline, "the world", world_size)
-    replicas = world_size // (tensor * pipeline)
+    names = "tensor_model_parallel_size x pipeline_model_parallel_size"
+    if context > 1:
+        names += " x context_parallel_size"
+    _divides(names, train.model_parallel_size, "the world", world_size)
+    replicas = world_size // train.model_parallel_size
     batch = train.micro_batch_size * replicas
     if train.global_batch_size % batch:
         below, above = train.global_batch_size // batch * batch, (train.global_batch_size // batch + 1) * batch

@@ -19,6 +19,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ class Run:
     train: TrainSettings
     ranks: Ranks
     stream: BlendStream
-    held_out: SequentialStream | None
+    held_out: Sequence[SequentialStream]
     chunks: list[torch.nn.Module]
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
@@ -173,16 +174,19 @@ def training_step(run: Run, loader: Loader) -> dict[str, Any]:
     from megatron_ipt.mcore import device, parallel
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
-    from megatron_ipt.training.metrics import count_sources
+    from megatron_ipt.training.metrics import count_sources, source_figures
 
     train, began = run.train, time.perf_counter()
     batches = next(loader)
     lr = optimizers.learning_rate(run.optimizer)
     optimizers.zero_grad(run.optimizer, run.chunks)
-    loss, tokens = models.run_batch(run.chunks, partial(iter, batches), train, backward=True)
-    if not math.isfinite(loss):
+    sources = len(run.stream.blend.sources)
+    losses = models.run_batch(run.chunks, partial(iter, batches), train, backward=True, sources=sources)
+    if not math.isfinite(losses.mean):
         raise UserError(
-            f"iteration {run.iteration + 1}", f"the loss is {loss}", "the last checkpoint is whole: lower train.lr"
+            f"iteration {run.iteration + 1}",
+            f"the loss is {losses.mean}",
+            "the last checkpoint is whole: lower train.lr",
         )
     _, norm = optimizers.step(run.optimizer)
     if not math.isfinite(norm):
@@ -198,11 +202,12 @@ def training_step(run: Run, loader: Loader) -> dict[str, Any]:
     return {
         "consumed_samples": run.consumed_samples,
         "consumed_tokens": run.consumed_samples * train.seq_length,
-        "loss": loss,
-        "loss_tokens": tokens,
+        "loss": losses.mean,
+        "loss_tokens": losses.tokens,
         "lr": lr,
         "grad_norm": norm,
         "samples": count_sources(run.stream, first, run.consumed_samples),
+        "sources": source_figures(run.stream.blend, run.consumed_samples, losses.by_source),
         "step_seconds": seconds,
         "data_seconds": parallel.largest_over_ranks(loader.waited),
         "tokens_per_second": train.global_batch_size * train.seq_length / seconds,
@@ -213,8 +218,8 @@ def training_step(run: Run, loader: Loader) -> dict[str, Any]:
 def validate_and_write(run: Run) -> None:
     from megatron_ipt.training.validation import validate
 
-    assert run.held_out is not None
-    run.metrics.write("validation", run.iteration, **asdict(validate(run.chunks, run.held_out, run.train, run.ranks)))
+    for held_out in run.held_out:
+        run.metrics.write("validation", run.iteration, **asdict(validate(run.chunks, held_out, run.train, run.ranks)))
 
 
 def save_checkpoint(run: Run) -> None:

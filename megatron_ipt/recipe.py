@@ -61,10 +61,15 @@ class TrainSettings(Settings):
     virtual_pipeline_model_parallel_size: int | None = Field(
         None, ge=2, description="model chunks a pipeline rank holds (interleaved schedule)"
     )
+    context_parallel_size: int = Field(1, ge=1, description="ways each sequence is split; each rank has 2 chunks of it")
     sequence_parallel: bool = Field(False, description="split norms over the sequence too; needs tensor parallelism")
     micro_batch_size: int = Field(1, ge=1, description="sequences of one forward pass on one rank [samples]")
     global_batch_size: int = Field(ge=1, description="sequences of one step over all ranks [samples]")
     seq_length: int = Field(ge=2, description="sequence length [tokens]")
+    reset_attention_mask: bool = Field(False, description="attend within a document only, not over a whole sequence")
+    reset_position_ids: bool = Field(
+        False, description="positions restart with each document; needs reset_attention_mask"
+    )
     train_iters: int = Field(ge=0, description="steps of the whole run, resumed ones included [steps]")
     lr: float = Field(gt=0, description="peak learning rate")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the decay")
@@ -94,7 +99,9 @@ class TrainSettings(Settings):
     )
     load: Path | None = Field(None, description="folder of checkpoints to continue from; default: `save`")
     finetune: bool = Field(False, description="load weights only: fresh optimizer, schedule and data position")
-    held_out: Path | None = Field(None, description="dataset prefix for validation; default: the recipe's own")
+    held_out: Path | dict[str, Path] | None = Field(
+        None, description="dataset prefix for validation, or name -> prefix of several; default: the recipe's own"
+    )
     eval_interval: int | None = Field(None, ge=1, description="steps between validations")
     eval_iters: int = Field(8, ge=1, description="global batches of one validation [steps]")
     log_interval: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
@@ -105,7 +112,8 @@ class TrainSettings(Settings):
 
     @property
     def model_parallel_size(self) -> int:
-        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+        """Ranks that hold one replica; context-parallel ranks share a sequence, so they count as one."""
+        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> TrainSettings:
@@ -120,6 +128,11 @@ class TrainSettings(Settings):
             raise ValueError("lr_wsd_decay_iters goes with lr_decay_style: WSD, and only with it")
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise ValueError("sequence_parallel needs tensor_model_parallel_size > 1")
+        if self.reset_position_ids and not self.reset_attention_mask:
+            raise ValueError(
+                "reset_position_ids needs reset_attention_mask: Megatron's rotary embedding goes by the place in the "
+                "sequence, so positions of a document alone would change nothing where attention crosses documents"
+            )
         if self.virtual_pipeline_model_parallel_size and self.pipeline_model_parallel_size == 1:
             raise ValueError("virtual_pipeline_model_parallel_size needs pipeline_model_parallel_size > 1")
         if self.overlap_param_gather and not (self.use_distributed_optimizer and self.overlap_grad_reduce):

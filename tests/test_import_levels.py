@@ -31,6 +31,7 @@ SHARED = {
     *CONTRACTS,
     "data_prep.readers",
     "data_prep.indexing.reader",
+    "data_prep.indexing.spans",
     "data_prep.indexing.verify",
     "data_prep.packing",
     "data_prep.blend",

@@ -56,6 +56,7 @@ def plan(
         "parameters": f"{architecture.parameters():,}",
         "parameters, vocabulary padded": f"{found.parameters:,} ({found.padded_vocab_size:,} tokens)",
         "data-parallel size": found.data_parallel_size,
+        **({"context-parallel size": train.context_parallel_size} if train.context_parallel_size > 1 else {}),
         "micro batches a step": found.micro_batches,
         "pipeline bubble": f"{found.bubble:.1%} of the compute time",
         "tokens a step": found.tokens_a_step,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from megatron_ipt.mcore.parallel import Ranks
     from megatron_ipt.recipe import TrainSettings
 
-FIELDS = ("tokens", "labels", "position_ids", "loss_mask")
+FIELDS = ("tokens", "labels", "position_ids", "loss_mask", "segments", "source_index")
 
 AHEAD = 2
 """Steps that are read before they are asked for: what bounds the loader's memory."""
@@ -71,7 +71,8 @@ def micro_batches(
 ) -> Iterator[Batch]:
     """Batches of `micro_batch_size` samples on `device`.
 
-    Shapes are [micro batch, sequence]: tokens, labels, position_ids int64; loss_mask float32.
+    Shapes are [micro batch, sequence]: tokens, labels, position_ids, segments int64; loss_mask float32; source_index
+    is int64 [micro batch].
     """
     for start in range(0, len(samples), micro_batch_size):
         rows = [sample(index) for index in samples[start : start + micro_batch_size]]

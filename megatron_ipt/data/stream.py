@@ -8,24 +8,31 @@ Any i from 0 on may be asked for, in any order, from any process: nothing is con
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.blend import open_source, read_blend
+from data_prep.blend.file import BlendSource
 from data_prep.errors import UserError
-from data_prep.indexing.reader import open_dataset
-from data_prep.packing import Piece
+from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
+from data_prep.packing import PackTable, Piece
+from megatron_ipt.data.policy import Counted, LossPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sequence.  All arrays are [seq_length]: tokens, labels and position_ids int64, loss_mask float32.
+    """One sequence.  All arrays are [seq_length]: loss_mask float32, the others int64.
 
-    `labels[t]` is the token after `tokens[t]`; `loss_mask` is 0 where there is none (padding), else
-    1.  `pieces` are the parts of documents inside, the last label included.
+    `labels[t]` is the token after `tokens[t]`; `loss_mask` is 1 where that label counts: not in padding, not where the
+    source's loss policy leaves it out, and under the policy `chains` not where a label is of another piece than its
+    input, unless the two follow each other in one document.  `segments` numbers the runs of one document, 0, 1, 2, ...;
+    padding is one of its own.  `position_ids` are places in the sequence, or in the segment.  `pieces` are the parts of
+    documents inside, the last label included; `source_index` is the source's place in the blend.
     """
 
     tokens: np.ndarray
@@ -34,16 +41,34 @@ class Sample:
     position_ids: np.ndarray
     source: str
     pieces: tuple[Piece, ...]
+    segments: np.ndarray
+    source_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A source as it is read: `counted` is None where every label counts, `chained` says that pieces are apart."""
+
+    name: str
+    reader: IndexedDatasetReader
+    table: PackTable
+    counted: Counted | None
+    chained: bool
 
 
 class BlendStream:
     """The samples of a blend.  `sample(i)` costs some tens of microseconds for any i."""
 
-    def __init__(self, blend_path: Path) -> None:
-        """Errors: a UserError naming a file that is missing, damaged, or written after the blend was planned."""
+    def __init__(self, blend_path: Path, *, reset_position_ids: bool = False) -> None:
+        """`reset_position_ids`: positions restart with each document (Megatron's name).
+
+        Errors: a UserError naming a file that is missing, damaged, or written after the blend was planned, and a source
+        whose loss policy needs the spans that it does not have.
+        """
         self.blend = read_blend(Path(blend_path))
         with ThreadPoolExecutor(max_workers=4) as pool:  # opening hashes the ends of the files
-            self._sources = list(pool.map(open_source, self.blend.sources))
+            self._sources = list(pool.map(_open, self.blend.sources))
+        self._reset = reset_position_ids
 
     @property
     def blend_hash(self) -> str:
@@ -57,11 +82,21 @@ class BlendStream:
     def sample(self, index: int) -> Sample:
         """Sample `index` of the run.  Errors: an IndexError below 0."""
         place = self.blend.locate(index)
-        reader, table = self._sources[place.source]
-        pieces = table.pieces(place.sequence)
-        tokens = np.concatenate([reader.read(piece.document, piece.offset, piece.length) for piece in pieces])
+        source = self._sources[place.source]
+        pieces = source.table.pieces(place.sequence)
+        tokens = np.concatenate([source.reader.read(piece.document, piece.offset, piece.length) for piece in pieces])
+        counts = source.counted.of(pieces) if source.counted is not None else np.ones(len(tokens), bool)
+        if source.chained:
+            counts[_breaks(pieces)] = False
         padding = self.blend.tokenizer.eod_id or 0
-        return _sample(tokens, self.seq_length, padding, self.blend.sources[place.source].name, pieces)
+        return _sample(tokens, counts, self.seq_length, padding, pieces, self._reset, source.name, place.source)
+
+
+def _open(source: BlendSource) -> _Source:
+    reader, table = open_source(source)
+    policy: LossPolicy = getattr(source, "loss", "all")
+    counted = None if policy == "all" else Counted(source.prefix, source.name, policy, source.documents)
+    return _Source(source.name, reader, table, counted, getattr(source, "policy", "concatenate") == "chains")
 
 
 class SequentialStream:
@@ -71,7 +106,9 @@ class SequentialStream:
     give bits per byte.
     """
 
-    def __init__(self, prefix: Path, seq_length: int, name: str | None = None) -> None:
+    def __init__(
+        self, prefix: Path, seq_length: int, name: str | None = None, *, reset_position_ids: bool = False
+    ) -> None:
         """Errors: a UserError naming a file that is missing or damaged, or a dataset without a label."""
         prefix = Path(prefix)
         manifest, self._reader = open_dataset(prefix)
@@ -79,7 +116,7 @@ class SequentialStream:
             raise UserError(prefix, "a dataset of one token has nothing to predict", "give more text")
         self.seq_length, self.name, self.prefix = seq_length, name or prefix.name, prefix
         self.text_bytes, self.tokens = manifest.text_bytes, manifest.tokens
-        self.tokenizer = manifest.tokenizer
+        self.tokenizer, self._reset = manifest.tokenizer, reset_position_ids
         self._ends = np.cumsum(self._reader.document_lengths())
 
     def __len__(self) -> int:
@@ -92,7 +129,8 @@ class SequentialStream:
         start = index * self.seq_length
         pieces = self._pieces(start, min(start + self.seq_length + 1, self.tokens))
         tokens = np.concatenate([self._reader.read(piece.document, piece.offset, piece.length) for piece in pieces])
-        return _sample(tokens, self.seq_length, self.tokenizer.eod_id or 0, self.name, pieces)
+        counts, padding = np.ones(len(tokens), bool), self.tokenizer.eod_id or 0
+        return _sample(tokens, counts, self.seq_length, padding, pieces, self._reset, self.name)
 
     def _pieces(self, start: int, stop: int) -> list[Piece]:
         """The parts of documents that tokens [start, stop) of the dataset are."""
@@ -107,10 +145,50 @@ class SequentialStream:
         return pieces
 
 
-def _sample(tokens: np.ndarray, seq_length: int, padding: int, source: str, pieces: list[Piece]) -> Sample:
+def _sample(
+    tokens: np.ndarray,
+    counts: np.ndarray,
+    seq_length: int,
+    padding: int,
+    pieces: Sequence[Piece],
+    reset: bool,
+    source: str,
+    source_index: int = 0,
+) -> Sample:
     """Inputs and labels of at most seq_length + 1 tokens; the rest is padding, masked by place and not by id."""
     padded = np.full(seq_length + 1, padding, np.int64)
     padded[: len(tokens)] = tokens
     loss_mask = np.zeros(seq_length, np.float32)
-    loss_mask[: len(tokens) - 1] = 1.0
-    return Sample(padded[:-1], padded[1:].copy(), loss_mask, np.arange(seq_length), source, tuple(pieces))
+    loss_mask[: len(tokens) - 1] = counts[1:]
+    segments = _segments(pieces, seq_length)
+    positions = np.arange(seq_length)
+    if reset:
+        positions -= np.searchsorted(segments, segments)
+    return Sample(padded[:-1], padded[1:].copy(), loss_mask, positions, source, tuple(pieces), segments, source_index)
+
+
+def _segments(pieces: Sequence[Piece], seq_length: int) -> np.ndarray:
+    """The number of the document that each input is of, int64 [seq_length].
+
+    Pieces of one document in their order are one segment, even with a gap: later pairs stand there with their text.
+    """
+    numbers, number, document, end = [], -1, -1, 0
+    for piece in pieces:
+        if piece.document != document or piece.offset < end:
+            number += 1
+        numbers.append(number)
+        document, end = piece.document, piece.offset + piece.length
+    found = np.full(seq_length + 1, number + 1, np.int64)
+    runs = np.repeat(numbers, [piece.length for piece in pieces])
+    found[: len(runs)] = runs
+    return found[:-1]
+
+
+def _breaks(pieces: Sequence[Piece]) -> list[int]:
+    """Places of the tokens that do not follow in their document the token before them."""
+    places, place = [], 0
+    for before, piece in pairwise(pieces):
+        place += before.length
+        if piece.document != before.document or piece.offset != before.offset + before.length:
+            places.append(place)
+    return places

@@ -26,7 +26,7 @@ from megatron_ipt.mcore.fields import as_hinted
 from megatron_ipt.recipe import ModelSettings, TrainSettings, nearest_few
 
 _SECTIONS: dict[str, type[BaseModel]] = {"train": TrainSettings, "model": ModelSettings}
-UNSUPPORTED = ("context_parallel_size", "expert_model_parallel_size", "num_moe_experts")
+UNSUPPORTED = ("expert_model_parallel_size", "num_moe_experts")
 
 
 def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallelConfig)](
@@ -94,6 +94,7 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
         "pipeline_dtype": dtype,
         "tensor_model_parallel_size": train.tensor_model_parallel_size,
         "pipeline_model_parallel_size": train.pipeline_model_parallel_size,
+        "context_parallel_size": train.context_parallel_size,
         "virtual_pipeline_model_parallel_size": virtual,
         "sequence_parallel": train.sequence_parallel,
         "calculate_per_token_loss": True,

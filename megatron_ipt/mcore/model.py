@@ -12,6 +12,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,12 +26,22 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import config as configs
-from megatron_ipt.mcore import device, parallel
+from megatron_ipt.mcore import context, device, parallel
 from megatron_ipt.mcore.layers import block_spec
 from megatron_ipt.recipe import TrainSettings
 
 Batch = Mapping[str, torch.Tensor]
-"""tokens, labels, position_ids: int64 [micro batch, sequence]; loss_mask: float32 of the same shape."""
+"""Whole sequences, whatever the layout, [micro batch, sequence]: tokens, labels, position_ids and segments int64,
+loss_mask float32; source_index int64 [micro batch].  `segments` and `source_index` may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The mean loss of a global batch in nats over its `tokens` that count, and (sum of losses, tokens) by source."""
+
+    mean: float
+    tokens: int
+    by_source: tuple[tuple[float, int], ...]
 
 
 def build(
@@ -51,7 +62,7 @@ def build(
         with torch.device(place) if place == "meta" else nullcontext():
             chunk = GPTModel(
                 config=config,
-                transformer_layer_spec=block_spec(config, vp_stage),
+                transformer_layer_spec=block_spec(config, vp_stage, document_masks=train.reset_attention_mask),
                 vocab_size=vocab_size,
                 max_sequence_length=train.seq_length,
                 pre_process=mpu.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -134,51 +145,84 @@ def named_parameters(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, t
             yield name, parameter
 
 
-def sum_of_losses(loss_mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """The sum of unmasked token losses and their count; megatron-core divides by the global count (nats)."""
-    total = (losses.float() * loss_mask).sum()
+def sum_of_losses(
+    loss_mask: torch.Tensor, source_index: torch.Tensor, sources: int, losses: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """The sum of unmasked token losses and their count; megatron-core divides by the global count (nats).
+
+    The report is float64 [1 + sources, 2]: both of the whole, then of each source.
+    """
+    counted = losses.float().view_as(loss_mask) * loss_mask
+    total = counted.sum()
     count = loss_mask.sum().to(torch.int)
-    return total, count, {"loss": torch.stack([total.detach(), count.float()]).double()}
+    report = torch.zeros(1 + sources, 2, dtype=torch.float64, device=losses.device)
+    report[0] = torch.stack([total.detach(), count.float()]).double()
+    rows = torch.stack([counted.detach().sum(1), loss_mask.sum(1)], dim=1)
+    report.index_add_(0, source_index + 1, rows.double())
+    return total, count, {"loss": report}
 
 
-def forward_step(batches: Iterator[Batch], model: MegatronModule) -> tuple[torch.Tensor, Callable[..., Any]]:
+def forward_step(
+    train: TrainSettings, sources: int, batches: Iterator[Batch], model: MegatronModule
+) -> tuple[torch.Tensor, Callable[..., Any]]:
     batch = next(batches)
-    output = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
-    return output, functools.partial(sum_of_losses, batch["loss_mask"])
+    here = context.inputs(batch, train)
+    source_index = batch.get("source_index", torch.zeros_like(batch["tokens"][:, 0]))
+    output = _forward(model, here, here.columns["labels"])
+    mask = here.columns["loss_mask"].view(len(source_index), -1)
+    return output, functools.partial(sum_of_losses, mask, source_index, sources)
+
+
+def _forward(model: MegatronModule, here: context.Inputs, labels: torch.Tensor | None) -> torch.Tensor:
+    output: torch.Tensor = model(
+        here.columns["tokens"],
+        here.columns["position_ids"],
+        here.attention_mask,
+        labels=labels,
+        packed_seq_params=here.packed_seq_params,
+    )
+    return output
 
 
 def run_batch(
-    chunks: Sequence[MegatronModule], batches: Callable[[], Iterator[Batch]], train: TrainSettings, *, backward: bool
-) -> tuple[float, int]:
-    """One global batch, forward and perhaps backward: (mean loss in nats, unmasked tokens), the same on every rank.
+    chunks: Sequence[MegatronModule],
+    batches: Callable[[], Iterator[Batch]],
+    train: TrainSettings,
+    *,
+    backward: bool,
+    sources: int = 1,
+) -> Losses:
+    """One global batch, forward and perhaps backward: its losses, the same on every rank.
 
     `batches` makes a new iterator over this rank's micro batches.  Gradients stay in the chunks' buffers.
     """
     replicas = mpu.get_data_parallel_world_size()
-    reports = _schedule(chunks, batches, train, forward_step, train.global_batch_size // replicas, not backward)
-    total = torch.zeros(2, dtype=torch.float64, device=device.pick("device"))
+    step = functools.partial(forward_step, train, sources)
+    reports = _schedule(chunks, batches, train, step, train.global_batch_size // replicas, not backward)
+    total = torch.zeros(1 + sources, 2, dtype=torch.float64, device=device.pick("device"))
     for report in reports:
         total += report["loss"]
-    loss, count = parallel.sum_over_ranks(total).tolist()
-    return loss / max(count, 1.0), int(count)
+    (loss, count), *by_source = parallel.sum_over_ranks(total).tolist()
+    return Losses(loss / max(count, 1.0), int(count), tuple((summed, int(tokens)) for summed, tokens in by_source))
 
 
 def logits(chunks: Sequence[MegatronModule], batch: Batch, train: TrainSettings) -> torch.Tensor | None:
     """Logits of one micro batch, [batch, sequence, padded vocabulary], on the ranks of the last stage; else None."""
 
     def step(batches: Iterator[Batch], model: MegatronModule) -> tuple[torch.Tensor, Callable[..., Any]]:
-        item = next(batches)
-        output = model(item["tokens"], item["position_ids"], None)
+        output = _forward(model, context.inputs(next(batches), single), None)
         return output, lambda tensor, non_loss_data: tensor
 
     count, length = batch["tokens"].shape
-    single = train.model_copy(update={"micro_batch_size": count, "seq_length": length})
+    masked = train.reset_attention_mask and "segments" in batch
+    update = {"micro_batch_size": count, "seq_length": length, "reset_attention_mask": masked}
+    single = train.model_copy(update=update)
     # the interleaved schedule wants as many micro batches as there are stages
     copies = train.pipeline_model_parallel_size if len(chunks) > 1 else 1
     repeated = functools.partial(itertools.repeat, batch, copies)
     with torch.no_grad():
         collected = _schedule(chunks, repeated, single, step, count * copies, True, collect_non_loss_data=True)
-    return parallel.gather_tensor_parallel(collected[0]) if collected else None
+    return context.whole(parallel.gather_tensor_parallel(collected[0]), count) if collected else None
 
 
 def _schedule(
@@ -192,14 +236,16 @@ def _schedule(
 ) -> list[Any]:
     """megatron-core's pipeline schedule over `samples` samples of this data-parallel rank."""
     several = len(chunks) > 1
+    # documents in the `thd` format lie behind each other, one row a micro batch
+    rows = train.micro_batch_size if train.reset_attention_mask and mpu.get_context_parallel_world_size() == 1 else 1
     result: list[Any] = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=[batches() for _ in chunks] if several else batches(),
         model=list(chunks) if several else chunks[0],
         num_microbatches=samples // train.micro_batch_size,
-        seq_length=train.seq_length,
-        micro_batch_size=train.micro_batch_size,
-        decoder_seq_length=train.seq_length,
+        seq_length=train.seq_length * rows,
+        micro_batch_size=train.micro_batch_size // rows,
+        decoder_seq_length=train.seq_length * rows,
         forward_only=forward_only,
         **options,
     )

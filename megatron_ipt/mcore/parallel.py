@@ -62,9 +62,10 @@ def model_parallel(train: TrainSettings, *, with_gloo: bool = True) -> Iterator[
     """
     world = dist.get_world_size()
     if world % train.model_parallel_size:
+        context = " x context_parallel_size" if train.context_parallel_size > 1 else ""
         raise UserError(
             "train",
-            f"tensor_model_parallel_size x pipeline_model_parallel_size = {train.model_parallel_size} "
+            f"tensor_model_parallel_size x pipeline_model_parallel_size{context} = {train.model_parallel_size} "
             f"does not divide the {world} process(es) that were started",
             "change the layout or the number of processes",
         )
@@ -72,6 +73,7 @@ def model_parallel(train: TrainSettings, *, with_gloo: bool = True) -> Iterator[
         tensor_model_parallel_size=train.tensor_model_parallel_size,
         pipeline_model_parallel_size=train.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=train.virtual_pipeline_model_parallel_size,
+        context_parallel_size=train.context_parallel_size,
         create_gloo_process_groups=with_gloo,
     )
     try:
@@ -89,7 +91,7 @@ def model_parallel(train: TrainSettings, *, with_gloo: bool = True) -> Iterator[
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum of `values` over data-parallel ranks, as the last pipeline stage has it, on every rank.
+    """The sum of `values` over data- and context-parallel ranks, as the last pipeline stage has it, on every rank.
 
     A rank of another stage passes zeros.
     """

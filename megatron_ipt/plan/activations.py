@@ -4,8 +4,8 @@ A layer keeps, in the training's number format and a token: the inputs and the o
 split by tensor parallelism under sequence parallelism, else whole on each rank), and, always split: query and attention
 output (heads x width each), key and value (groups x width each), both halves of the feed-forward layer's input and
 their product (3 x ffn).  Attention keeps no scores: both kinds of layers use a fused kernel.  Under FP8, Transformer
-Engine keeps the inputs of matrix products in one byte, so this is above what it takes.  Not counted: embeddings, logits
-and buffers.
+Engine keeps the inputs of matrix products in one byte, so this is above what it takes.  A context-parallel rank has its
+part of the tokens.  Not counted: embeddings, logits and buffers.
 
 A pipeline rank keeps as many micro batches as the schedule has in flight (megatron-core's schedules.py).
 """
@@ -23,7 +23,7 @@ def layer_bytes(architecture: Architecture, train: TrainSettings) -> int:
     norms = 4 * architecture.hidden_size // (tensor if train.sequence_parallel else 1)
     attention = 2 * (heads + groups) * architecture.kv_channels
     split = (attention + 3 * architecture.ffn_hidden_size) // tensor
-    tokens = train.micro_batch_size * train.seq_length
+    tokens = train.micro_batch_size * train.seq_length // train.context_parallel_size
     return (norms + split) * tokens * (2 if train.bf16 else 4)
 
 

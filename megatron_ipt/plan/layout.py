@@ -1,8 +1,9 @@
 """The ranks of a layout: what each builds, and the bytes that stand on it all the time.
 
 Static bytes of a parameter: the weight (2 in bf16, else 4), its gradient in fp32 (4), and Adam's state in fp32 (the
-two moments, and under bf16 the master weight: 12, else 8), the last divided by the data-parallel size under the
-distributed optimizer.  Activations, communication buffers and the libraries' own memory come on top.
+two moments, and under bf16 the master weight: 12, else 8), the last divided by the data-parallel size times the
+context-parallel one under the distributed optimizer.  Activations, communication buffers and the libraries' own memory
+come on top.
 """
 
 from __future__ import annotations
@@ -68,13 +69,14 @@ def plan_layout(architecture: Architecture, model: ModelSettings, train: TrainSe
     check_settings(architecture, train)
     vocab_size = padded_vocab_size(architecture, model, train)
     tensor, pipeline = train.tensor_model_parallel_size, train.pipeline_model_parallel_size
-    replicas = world_size // (tensor * pipeline)
+    copies = world_size // (tensor * pipeline)  # of each weight: context-parallel ranks hold one each
+    replicas = copies // train.context_parallel_size
     built = [
         [build_rank(architecture, train, vocab_size, first + shard, world_size) for shard in range(tensor)]
-        for first in range(0, world_size, replicas * tensor)
+        for first in range(0, world_size, copies * tensor)
     ]
     micro_batches = train.global_batch_size // (train.micro_batch_size * replicas)
-    stages = tuple(_stage(ranks, architecture, train, replicas, micro_batches) for ranks in built)
+    stages = tuple(_stage(ranks, architecture, train, copies, micro_batches) for ranks in built)
     parameters = sum(_counted_once(ranks) for ranks in built) - _tied_copy(architecture, vocab_size, pipeline)
     return LayoutPlan(
         world_size=world_size,
@@ -91,29 +93,32 @@ def plan_layout(architecture: Architecture, model: ModelSettings, train: TrainSe
     )
 
 
-def static_bytes(parameters: int, matrices: int, train: TrainSettings, replicas: int) -> float:
-    """Bytes that `parameters` weights, `matrices` of them in matrices of layers, take on a rank all the time."""
+def static_bytes(parameters: int, matrices: int, train: TrainSettings, copies: int) -> float:
+    """Bytes that `parameters` weights, `matrices` of them in matrices of layers, take on a rank all the time.
+
+    `copies` is the number of ranks that hold the same weights.
+    """
     weight, state = (2, 12) if train.bf16 else (4, 8)
     # with fp8_param the weight itself stands in FP8, twice: there is no other
     cached = train.transformer_config.get("fp8") and not train.transformer_config.get("fp8_param")
-    state_here = state / (replicas if train.use_distributed_optimizer else 1)
+    state_here = state / (copies if train.use_distributed_optimizer else 1)
     return parameters * (weight + 4 + state_here) + (2 * matrices if cached else 0)
 
 
 def gathering(parameters: Sequence[int], train: TrainSettings, world_size: int) -> Gathering | None:
     """Of `parameters` by stage; None without the distributed optimizer, whose state alone a save gathers.
 
-    Ranks count through tensor, then data, then pipeline parallelism (Megatron's order), and the first replica of each
+    Ranks count through tensor, context, data, then pipeline parallelism (Megatron's order), and the first copy of each
     part gathers it.  So with 4 x 2 ranks a stage a node of 8 holds one stage, and each node has gathering ranks.
     """
     if not train.use_distributed_optimizer:
         return None
     tensor, node = train.tensor_model_parallel_size, train.nproc_per_node
-    replicas = world_size // (tensor * len(parameters))
+    copies = world_size // (tensor * len(parameters))
     on_node: dict[int, list[int]] = {}
     for rank in range(world_size):
-        if rank // tensor % replicas == 0:
-            on_node.setdefault(rank // node, []).append(12 * parameters[rank // (tensor * replicas)])
+        if rank // tensor % copies == 0:
+            on_node.setdefault(rank // node, []).append(12 * parameters[rank // (tensor * copies)])
     fullest = max(on_node.values(), key=sum)
     return Gathering(len(on_node), len(fullest), sum(fullest), 12 * max(parameters))
 
@@ -124,7 +129,7 @@ def _saved_bytes(train: TrainSettings) -> int:
 
 
 def _stage(
-    ranks: list[RankModel], architecture: Architecture, train: TrainSettings, replicas: int, micro_batches: int
+    ranks: list[RankModel], architecture: Architecture, train: TrainSettings, copies: int, micro_batches: int
 ) -> Stage:
     counts = {sum(math.prod(weight.shape) for weight in rank.parameters) for rank in ranks}
     assert len(counts) == 1, f"tensor-parallel ranks of one stage differ: {counts}"
@@ -138,7 +143,7 @@ def _stage(
         first.chunks,
         layers,
         count,
-        static_bytes(count, matrices, train, replicas),
+        static_bytes(count, matrices, train, copies),
         kept_bytes(architecture, train, first.pipeline_rank, layers, micro_batches),
     )
 

@@ -1,6 +1,7 @@
 """metrics.jsonl, the truth about a run: one JSON object a line, `kind` first.
 
-    {"kind": "train", "iteration": 7, "consumed_samples": 28, "loss": 3.01, ...}
+    {"kind": "train", "iteration": 7, "consumed_samples": 28, "loss": 3.01, ..., "samples": {"domain": 3, "general": 1},
+     "sources": {"domain": {"loss": 2.9, "loss_tokens": 1536, "consumed_samples": 21, ..., "epochs": 0.7}, ...}}
     {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
     {"kind": "parity", ...}, {"kind": "checkpoint", ...}
     {"kind": "stopped", "iteration": 12, "reason": "stop_file"}      or "sigterm"; the run goes on when started again
@@ -12,11 +13,13 @@ starts anew where a file stands moves it aside, to metrics.before.jsonl.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from data_prep.blend import Blend
 from megatron_ipt.data.stream import BlendStream
 
 logger = logging.getLogger(__name__)
@@ -75,12 +78,39 @@ def count_sources(stream: BlendStream, first: int, stop: int) -> dict[str, int]:
     return drawn
 
 
+def source_figures(
+    blend: Blend, consumed_samples: int, by_source: Sequence[tuple[float, int]]
+) -> dict[str, dict[str, float | int | None]]:
+    """Each source in one step and so far: by name.
+
+    `by_source` is (sum of losses in nats, tokens that count) of the step; a source without a token in it has no loss.
+    So far: samples, the tokens of their sequences, and epochs, the samples by those of one pass over the source.
+    """
+    drawn = blend.schedule.counts(consumed_samples)
+    return {
+        source.name: {
+            "loss": summed / tokens if tokens else None,
+            "loss_tokens": tokens,
+            "consumed_samples": samples,
+            "consumed_tokens": samples * blend.seq_length,
+            "epochs": samples / source.sequences,
+        }
+        for source, samples, (summed, tokens) in zip(blend.sources, drawn, by_source, strict=True)
+    }
+
+
 def _train(row: dict[str, Any], train_iters: int) -> str:
     left = (train_iters - row["iteration"]) * row["step_seconds"]
+    sources = "".join(f"\n    {_source(name, figures)}" for name, figures in row["sources"].items())
     return (
         f"iteration {row['iteration']:>6}/{train_iters}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}  "
-        f"lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s  {left / 60:.1f} min left"
+        f"lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s  {left / 60:.1f} min left{sources}"
     )
+
+
+def _source(name: str, figures: dict[str, Any]) -> str:
+    loss = "no token in this step" if figures["loss"] is None else f"loss {figures['loss']:.4f}"
+    return f"{name}: {loss}, {figures['consumed_tokens']:,} tokens and {figures['epochs']:.3f} epochs so far"
 
 
 def _validation(row: dict[str, Any], _: int) -> str:

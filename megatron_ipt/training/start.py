@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,34 +24,45 @@ FREE_TO_CHANGE = {
     *("train_iters", "save", "load", "finetune", "blend", "held_out", "parity_gate", "load_hf"),
     *("save_interval", "eval_interval", "eval_iters", "log_interval", "stop_file"),
     *("nproc_per_node", "micro_batch_size", "tensor_model_parallel_size", "pipeline_model_parallel_size"),
-    *("virtual_pipeline_model_parallel_size", "sequence_parallel", "use_distributed_optimizer"),
+    *("virtual_pipeline_model_parallel_size", "context_parallel_size", "sequence_parallel"),
+    "use_distributed_optimizer",
     *("overlap_grad_reduce", "overlap_param_gather", "transformer_impl"),
 }
 """Settings that do not change what a step computes: length, places, intervals and layout."""
 
 
-def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, SequentialStream | None]:
-    """The training stream and the held-out one, if there is any; UserError where lengths are unlike."""
-    stream = BlendStream(train.blend or paths.blend)
+def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, tuple[SequentialStream, ...]]:
+    """The training stream and the held-out ones, if there are any; UserError where lengths are unlike."""
+    stream = BlendStream(train.blend or paths.blend, reset_position_ids=train.reset_position_ids)
     if stream.seq_length != train.seq_length:
         raise UserError(
             "train.seq_length", f"{train.seq_length} is not the blend's {stream.seq_length}", "set both to the same"
         )
+    return stream, tuple(_held_out(name, prefix, train, stream) for name, prefix in _held_out_sets(train, paths))
+
+
+def _held_out_sets(train: TrainSettings, paths: RunPaths) -> list[tuple[str, Path]]:
+    """(name, prefix) of each held-out set; of the recipe's own only where it was written."""
+    if isinstance(train.held_out, dict):
+        return list(train.held_out.items())
     prefix = train.held_out or paths.held_out_prefix
-    if train.held_out is None and not prefix.with_name(prefix.name + ".idx").exists():
-        return stream, None
-    held_out = SequentialStream(prefix, train.seq_length)
+    there = train.held_out is not None or prefix.with_name(prefix.name + ".idx").exists()
+    return [(prefix.name, prefix)] if there else []
+
+
+def _held_out(name: str, prefix: Path, train: TrainSettings, stream: BlendStream) -> SequentialStream:
+    held_out = SequentialStream(prefix, train.seq_length, name, reset_position_ids=train.reset_position_ids)
     if held_out.tokenizer != stream.blend.tokenizer:
         raise UserError(prefix, "was tokenized unlike the blend", "index it with the same tokenizer and policy")
-    return stream, held_out
+    return held_out
 
 
-def verify_data(stream: BlendStream, held_out: SequentialStream | None) -> None:
+def verify_data(stream: BlendStream, held_out: Sequence[SequentialStream]) -> None:
     """Reads a sample of the data's blocks, spread over all ranks; opening looks at the ends of each file only.
 
     Errors: a UserError on all ranks, naming the file and the block that is damaged on any of them.
     """
-    prefixes = [source.prefix for source in stream.blend.sources] + ([held_out.prefix] if held_out else [])
+    prefixes = [source.prefix for source in stream.blend.sources] + [dataset.prefix for dataset in held_out]
     rank, ranks = parallel.place()
 
     def share() -> UserError | None:

@@ -43,7 +43,7 @@ def validate(
                 ranks.data_parallel_rank,
                 ranks.data_parallel_size,
             )
-            loss, tokens = models.run_batch(
+            found = models.run_batch(
                 chunks,
                 lambda mine=mine: micro_batches(  # type: ignore[misc]
                     lambda index: _sample(held_out, index), mine, train.micro_batch_size, device.pick("device")
@@ -51,7 +51,7 @@ def validate(
                 train,
                 backward=False,
             )
-            total, count = total + loss * tokens, count + tokens
+            total, count = total + found.mean * found.tokens, count + found.tokens
     for chunk in chunks:
         chunk.train()
     loss = total / max(count, 1)

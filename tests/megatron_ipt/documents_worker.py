@@ -1,0 +1,71 @@
+"""Run by torchrun: logits, losses and gradients under several settings, and several training runs.
+
+    torchrun documents_worker.py RECIPE OUT.pt '{"name": ["train.context_parallel_size=2", ...], ...}' '{"name": [...]}'
+
+OUT.pt, written by rank 0, has of each of the first names: `logits` [samples, sequence, vocabulary] of the first micro
+batch, and `gradients` (by parameter), `loss`, `tokens` and `by_source` of the first global batch; of each of the second
+names the rows of metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.recipe import load_recipe, section
+
+
+def run(recipe: Path, overrides: list[str]) -> dict[str, Any]:
+    from megatron_ipt.architecture import padded_vocab_size
+    from megatron_ipt.convert.families import read_architecture
+    from megatron_ipt.convert.load_hf import load_hf
+    from megatron_ipt.data.loader import indices, micro_batches
+    from megatron_ipt.data.stream import BlendStream
+    from megatron_ipt.mcore import config as configs
+    from megatron_ipt.mcore import model as models
+    from megatron_ipt.mcore import parallel
+
+    settings = load_recipe(recipe, overrides)
+    train, model = section(settings, "train"), section(settings, "model")
+    assert train.blend is not None and model.load_hf is not None
+    architecture = read_architecture(model.load_hf)
+    vocab_size = padded_vocab_size(architecture, model, train)
+    stream = BlendStream(train.blend, reset_position_ids=train.reset_position_ids)
+    with parallel.model_parallel(train) as ranks:
+        config = configs.transformer_config(architecture, train)
+        chunks = models.build(architecture, config, train, vocab_size)
+        load_hf(chunks, model.load_hf, architecture)
+        wrapped = models.wrap(chunks, config, train)
+        first = next(micro_batches(stream.sample, range(train.micro_batch_size), train.micro_batch_size, "cpu"))
+        logits = models.logits(chunks, first, train)
+        mine = indices(0, train.global_batch_size, ranks.data_parallel_rank, ranks.data_parallel_size)
+        batches = list(micro_batches(stream.sample, mine, train.micro_batch_size, "cpu"))
+        for chunk in wrapped:
+            chunk.zero_grad_buffer()
+        sources = len(stream.blend.sources)
+        losses = models.run_batch(wrapped, partial(iter, batches), train, backward=True, sources=sources)
+        gradients = {name: weight.main_grad.clone() for name, weight in models.named_parameters(chunks)}
+        found = {"loss": losses.mean, "tokens": losses.tokens, "by_source": losses.by_source}
+        return {**found, "logits": logits, "gradients": gradients}
+
+
+def main() -> None:
+    import torch
+    import torch.distributed as dist
+
+    from megatron_ipt.mcore import parallel
+    from megatron_ipt.pretrain import pretrain
+
+    recipe, out, steps, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
+    with parallel.distributed():
+        found: dict[str, Any] = {name: run(recipe, overrides) for name, overrides in steps.items()}
+        found |= {name: pretrain(load_recipe(recipe, overrides)) for name, overrides in runs.items()}
+        if dist.get_rank() == 0:
+            torch.save(found, out)
+
+
+if __name__ == "__main__":
+    main()
