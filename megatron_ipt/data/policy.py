@@ -28,6 +28,7 @@ import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.indexing.spans import CLASSES, CONTROL, SpansReader
+from data_prep.manifest import read_manifest
 from data_prep.packing import Piece
 
 LossPolicy = Literal["all", "pairs", "answers"]
@@ -39,15 +40,15 @@ _LAST_CONTENT = max(_TEXT, _QUESTION, _ANSWER)
 class Counted:
     """The labels of a source's documents that count, by its policy.  Opens PREFIX.spans, memory-mapped."""
 
-    def __init__(self, prefix: Path, name: str, policy: LossPolicy, documents: int) -> None:
-        """Errors: a UserError for a source without spans, or with those of other documents."""
-        self._policy = policy
-        try:
-            self._spans = SpansReader(prefix)
-        except UserError as error:
-            problem = f"its loss policy is '{policy}', which needs the class of each token ({error})"
-            raise UserError(f"source '{name}'", problem, "index it with spans, or give it the policy 'all'") from error
-        self._spans.check_frame(documents)
+    def __init__(self, prefix: Path, name: str, policy: LossPolicy) -> None:
+        """Errors: a UserError for a source without spans, or with those of another dataset."""
+        manifest = read_manifest(prefix)
+        if manifest.spans is None:
+            problem = f"its loss is of '{policy}', and {prefix} has no spans: the class of each token is not known"
+            raise UserError(f"source '{name}'", problem, "index rendered text, with spans; or give it the loss 'all'")
+        self._policy, self._spans = policy, SpansReader(prefix)
+        manifest.spans.check(self._spans.path, every_block=False)
+        self._spans.check_frame(manifest.documents)
 
     def of(self, pieces: Sequence[Piece]) -> np.ndarray:
         """Whether each token of some pieces, one behind the other, counts as a label; bool [tokens]."""

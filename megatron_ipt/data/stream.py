@@ -95,7 +95,7 @@ class BlendStream:
 def _open(source: BlendSource) -> _Source:
     reader, table = open_source(source)
     policy: LossPolicy = getattr(source, "loss", "all")
-    counted = None if policy == "all" else Counted(source.prefix, source.name, policy, source.documents)
+    counted = None if policy == "all" else Counted(source.prefix, source.name, policy)
     return _Source(source.name, reader, table, counted, getattr(source, "policy", "concatenate") == "chains")
 
 

@@ -38,7 +38,7 @@ class RMSNorm(torch.nn.Module):
 
 
 def block_spec(
-    config: TransformerConfig, vp_stage: int | None, *, document_masks: bool
+    config: TransformerConfig, vp_stage: int | None, *, document_masks: bool = False
 ) -> TransformerBlockSubmodules | ModuleSpec:
     """The layers that this pipeline rank (and virtual stage) builds.
 
