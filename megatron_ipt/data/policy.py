@@ -52,42 +52,48 @@ class Counted:
 
     def of(self, pieces: Sequence[Piece]) -> np.ndarray:
         """Whether each token of some pieces, one behind the other, counts as a label; bool [tokens]."""
-        return np.concatenate([self._piece(piece) for piece in pieces])
-
-    def _piece(self, piece: Piece) -> np.ndarray:
-        first, stop = self._spans.bounds[piece.document : piece.document + 2].tolist()
-        ends, kinds = self._spans.ends[first:stop].astype(np.int64), self._spans.classes[first:stop]
-        counted, first_only = _answers(kinds) if self._policy == "answers" else _pairs(kinds)
-        stops = np.clip(ends - piece.offset, 0, piece.length)
+        bounds = self._spans.bounds
+        parts = [slice(int(bounds[piece.document]), int(bounds[piece.document + 1])) for piece in pieces]
+        ends = np.concatenate([self._spans.ends[part] for part in parts])
+        kinds = np.concatenate([self._spans.classes[part] for part in parts])
+        runs = np.array([part.stop - part.start for part in parts])
+        counted, first_only = (_answers if self._policy == "answers" else _pairs)(kinds, runs)
+        lengths = np.array([piece.length for piece in pieces])
+        begin = np.repeat(np.cumsum(lengths) - lengths, runs)
+        # where each run ends in what is asked for, were its document there whole
+        whole = ends - np.repeat([piece.offset for piece in pieces], runs) + begin
+        stops = np.minimum(np.maximum(whole, begin), begin + np.repeat(lengths, runs))
         found = np.repeat(counted, np.diff(stops, prepend=0))
-        for run in np.flatnonzero(first_only).tolist():
-            start = int(ends[run - 1]) - piece.offset
-            found[max(start + 1, 0) : max(int(stops[run]), 0)] = False
+        for run in np.flatnonzero(first_only).tolist():  # never the first run of its document
+            found[max(int(whole[run - 1]) + 1, int(begin[run])) : stops[run]] = False
         return found
 
 
-def _answers(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(runs that count, those of which the first token alone does), bool [runs]."""
-    closing = (kinds == CONTROL) & (np.concatenate(([_TEXT], kinds[:-1])) == _ANSWER)
+def _answers(kinds: np.ndarray, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(runs that count, those of which the first token alone does), bool [all runs]; `runs` is how many a document has."""
+    closing = np.zeros(len(kinds), bool)
+    closing[1:] = (kinds[1:] == CONTROL) & (kinds[:-1] == _ANSWER)
+    closing[np.cumsum(runs) - runs] = False  # behind another document's answer
     return (kinds == _ANSWER) | closing, closing
 
 
-def _pairs(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(kinds: np.ndarray, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As `_answers`, under the policy `pairs`."""
-    places = np.arange(len(kinds))
+    count, last = len(kinds), np.cumsum(runs)
+    places, stop = np.arange(count), np.repeat(last, runs)
+    start = stop - np.repeat(runs, runs)
     content = kinds <= _LAST_CONTENT
-    before = np.maximum.accumulate(np.where(content, places, -1))
-    after = np.minimum.accumulate(np.where(content, places, len(kinds))[::-1])[::-1]
-    is_pair = np.concatenate((((kinds == _QUESTION) | (kinds == _ANSWER)), [False]))
-    follows, leads = is_pair[before], is_pair[after]  # place -1 and place `runs` are the False at the end
+    # the nearest content run before and after, of the same document; `start - 1` and `stop` where there is none
+    before = np.maximum(np.maximum.accumulate(np.where(content, places, -1)), start - 1)
+    after = np.minimum(np.minimum.accumulate(np.where(content, places, count)[::-1])[::-1], stop)
+    is_pair = np.zeros(count + 1, bool)
+    is_pair[:-1] = (kinds == _QUESTION) | (kinds == _ANSWER)
+    follows, leads = is_pair[before] & (before >= start), is_pair[after] & (after < stop)
     control = kinds == CONTROL
     controls = np.concatenate(([0], np.cumsum(control)))
-    # control runs between the content before and this run
-    passed = controls[places] - controls[before + 1]
-    closing = follows & ~leads & (passed == 0)
-    # behind the last content of a gap without a control token nothing says where the pair ends: all of it may be frame
-    reach = controls[after] - controls[before + 1]
-    closing &= (reach > 0) | (after == len(kinds))
+    ended = controls[after] > controls[before + 1]  # else nothing in the gap says where the pair ends
+    first = controls[places] == controls[before + 1]
+    closing = follows & ~leads & first & (ended | (after == stop))
     opening = leads & ~follows & (kinds == _TEMPLATE)
     counted = is_pair[:-1] | (~content & ((follows & leads) | closing | opening))
     return counted, control & closing

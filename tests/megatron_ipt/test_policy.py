@@ -85,11 +85,16 @@ def test_policies_of_any_pieces(tmp_path: Path, write_dataset: Any) -> None:
     prefix = dataset(tmp_path / "d", documents, write_dataset)
     for policy in ("pairs", "answers"):
         counted = Counted(prefix, "d", policy)  # type: ignore[arg-type]
+        pieces, expected = [], []
         for document, letters in enumerate(documents):
             start = generator.randrange(len(letters))
             piece = Piece(document, start, generator.randint(1, len(letters) - start))
-            expected = plainly(letters, policy)[start : start + piece.length]
-            assert counted.of([piece]).tolist() == expected, (policy, letters, piece)
+            pieces.append(piece)
+            expected.append(plainly(letters, policy)[start : start + piece.length])
+            assert counted.of([piece]).tolist() == expected[-1], (policy, letters, piece)
+        for first in range(0, 300, 7):
+            together = [counts for part in expected[first : first + 7] for counts in part]
+            assert counted.of(pieces[first : first + 7]).tolist() == together
 
 
 def blend(folder: Path, seq_length: int = 16) -> Path:
