@@ -70,7 +70,7 @@ class Counted:
 
 
 def _answers(kinds: np.ndarray, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(runs that count, those of which the first token alone does), bool [all runs]; `runs` is how many a document has."""
+    """(runs that count, those of which the first token alone does), bool [all runs]; `runs` is a document's number."""
     closing = np.zeros(len(kinds), bool)
     closing[1:] = (kinds[1:] == CONTROL) & (kinds[:-1] == _ANSWER)
     closing[np.cumsum(runs) - runs] = False  # behind another document's answer

@@ -1,0 +1,72 @@
+"""Run by torchrun: several training runs one after another; what each of their steps was really trained on.
+
+    torchrun draws_worker.py RECIPE OUT.json '{"name": ["train.save=...", ...], ...}'
+
+OUT.json has of each name its steps in order, and of each step one [source, hash of the input tokens] a sample, sorted:
+taken where a micro batch enters the model, so that whatever reads ahead or distributes samples is included.  A run that
+is refused has its error instead.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from data_prep.errors import UserError
+from megatron_ipt.recipe import load_recipe
+
+
+def run(recipe: Path, overrides: list[str]) -> Any:
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state as mpu
+
+    from megatron_ipt import pretrain
+    from megatron_ipt.mcore import model as models
+
+    steps: list[list[tuple[int, str]]] = []
+    training_step, forward_step = pretrain.training_step, models.forward_step
+
+    def begin(run: Any) -> Any:
+        steps.append([])
+        return training_step(run)
+
+    def forward(train: Any, sources: int, batches: Any, model: Any) -> Any:
+        batch = next(batches)
+        # one rank of a replica tells: the others have the same samples
+        first = mpu.get_tensor_model_parallel_rank() == mpu.get_context_parallel_rank() == 0
+        if torch.is_grad_enabled() and first and mpu.is_pipeline_first_stage():
+            for source, tokens in zip(batch["source_index"].tolist(), batch["tokens"], strict=True):
+                steps[-1].append((source, xxhash.xxh3_64_hexdigest(tokens.numpy().tobytes())))
+        return forward_step(train, sources, iter([batch]), model)
+
+    pretrain.training_step, models.forward_step = begin, forward
+    try:
+        pretrain.pretrain(load_recipe(recipe, overrides))
+    except UserError as error:
+        return {"error": str(error)}
+    finally:
+        pretrain.training_step, models.forward_step = training_step, forward_step
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, steps)
+    return [sorted(sample for part in parts for sample in part) for parts in zip(*told, strict=True)]
+
+
+def main() -> None:
+    import torch.distributed as dist
+
+    from megatron_ipt.mcore import parallel
+
+    recipe, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    with parallel.distributed():
+        found = {name: run(recipe, overrides) for name, overrides in jobs.items()}
+        if dist.get_rank() == 0:
+            out.write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
