@@ -21,7 +21,7 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    style: Literal["raw", "line", "validation"]
+    style: Literal["raw", "line", "validation", "domain", "general"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def _loss(
         ["train", point.iteration, point.consumed_tokens, point.loss, value, point.lr, point.grad_norm]
         for point, value in zip(points, smoothed, strict=True)
     ]
-    for name, found in _by_name(training.validation).items():
+    for name, found in by_name(training.validation).items():
         at = [interpolate(point.iteration, iterations, consumed) for point in found]
         series.append(Series(f"validation, {name}", at, [point.loss for point in found], "validation"))
         rows += [
@@ -111,7 +111,7 @@ def _loss_alt(training: Training) -> str:
     parts = [
         f"Training loss {first.loss:.4f} at step {first.iteration:,} and {last.loss:.4f} at step {last.iteration:,}"
     ]
-    for name, found in _by_name(training.validation).items():
+    for name, found in by_name(training.validation).items():
         start, end = found[0], found[-1]
         parts.append(
             f"validation on {name} {start.loss:.4f} at step {start.iteration:,} "
@@ -134,7 +134,8 @@ def _norm(point: TrainPoint) -> float:
     return float("nan") if point.grad_norm is None else point.grad_norm
 
 
-def _by_name(validation: Sequence[ValidationPoint]) -> dict[str, list[ValidationPoint]]:
+def by_name(validation: Sequence[ValidationPoint]) -> dict[str, list[ValidationPoint]]:
+    """The validations of each held-out set, in their order."""
     found: dict[str, list[ValidationPoint]] = {}
     for point in validation:
         found.setdefault(point.name, []).append(point)

@@ -59,8 +59,23 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcePoint:
+    """One source at a logged step: its loss in that step (None without a token of it), the rest is since the start."""
+
+    name: str
+    kind: str
+    loss: float | None
+    consumed_samples: int
+    consumed_tokens: int
+    epochs: float
+
+
+@dataclass(frozen=True, slots=True)
 class TrainPoint:
-    """One logged step.  `loss` in nats a token; `memory_bytes` is the peak so far of the fullest rank."""
+    """One logged step.  `loss` in nats a token; `memory_bytes` is the peak so far of the fullest rank.
+
+    `sources` is empty in runs of before these figures were kept.
+    """
 
     iteration: int
     consumed_samples: int
@@ -72,6 +87,7 @@ class TrainPoint:
     data_seconds: float
     tokens_per_second: float
     memory_bytes: int
+    sources: tuple[SourcePoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +246,18 @@ def _training(path: Path, checkpoints: Path) -> Training:
     parity = by_kind.get("parity")
     cards = sorted(checkpoints.glob("iter_*/run_card.json"))
     return Training(
-        points=tuple(_make(TrainPoint, row) for row in by_kind.get("train", ())),
+        points=tuple(_train_point(row) for row in by_kind.get("train", ())),
         validation=tuple(_make(ValidationPoint, row) for row in by_kind.get("validation", ())),
         parity=_make(ParityFigures, parity[-1]) if parity else None,
         checkpoint_seconds=tuple(row["seconds"] for row in by_kind.get("checkpoint", ())),
         recipe=_json(cards[-1])["recipe"] if cards else {},
+    )
+
+
+def _train_point(row: Mapping[str, Any]) -> TrainPoint:
+    sources = row.get("sources", {}).items()
+    return _make(
+        TrainPoint, {**row, "sources": tuple(_make(SourcePoint, {"name": name, **found}) for name, found in sources)}
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from html import escape
 from typing import Any
@@ -20,6 +21,7 @@ STAND_INS = {"#010203": "ink-soft", "#010204": "rule", "#010205": "series-1", "#
 INK, RULE, FIRST, SECOND, FAINT = STAND_INS
 ROUND = [1, 2, 2.5, 5, 10]
 VALIDATION_MARKERS = "Ds^v"
+LINE_STYLES = ("-", "--", ":", "-.")
 GROUP_MARKERS = "os^Dv<>"
 
 SETTINGS: Any = {
@@ -91,8 +93,13 @@ def _draw_dots(axes: Axes, plot: Dots) -> None:
 
 def _draw_curves(axes: Axes, plot: Plot) -> None:
     markers = iter(VALIDATION_MARKERS * len(plot.series))
+    lines = {style: itertools.cycle(LINE_STYLES) for style in ("domain", "general")}
     for series in plot.series:
-        _draw_series(axes, series, next(markers) if series.style == "validation" else "")
+        if series.style in lines:
+            colour = SECOND if series.style == "general" else FIRST
+            axes.plot(series.x, series.y, next(lines[series.style]), color=colour, linewidth=2, label=series.name)
+        else:
+            _draw_series(axes, series, next(markers) if series.style == "validation" else "")
     _dress(axes, plot)
 
 

@@ -11,6 +11,7 @@ from data_prep.errors import UserError
 from megatron_ipt.evaluate.bits_per_byte import Score, difference
 from megatron_ipt.report.curves import plots, thin
 from megatron_ipt.report.data import Evaluation, ParityFigures, StepCost, Training, TrainPoint
+from megatron_ipt.report.domain import domain_plots, source_table
 from megatron_ipt.report.parts import Section
 from megatron_ipt.report.tables import (
     Cell,
@@ -84,8 +85,9 @@ def training(found: Training, smoothing: float) -> Section:
         )
     else:
         sentences.append("No step was logged.")
-    tables = [_run_facts(found), *_validation(found)]
-    return Section("training", "Training", tuple(sentences), plots(found, smoothing), tuple(tables))
+    tables = [_run_facts(found), *source_table(found, smoothing), *_validation(found)]
+    drawn = (*plots(found, smoothing), *domain_plots(found, smoothing))
+    return Section("training", "Training", tuple(sentences), drawn, tuple(tables))
 
 
 def _validation(found: Training) -> Iterator[Table]:

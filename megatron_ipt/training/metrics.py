@@ -1,7 +1,7 @@
 """metrics.jsonl, the truth about a run: one JSON object a line, `kind` first.
 
     {"kind": "train", "iteration": 7, "consumed_samples": 28, "loss": 3.01, ..., "samples": {"domain": 3, "general": 1},
-     "sources": {"domain": {"loss": 2.9, "loss_tokens": 1536, "consumed_samples": 21, ..., "epochs": 0.7}, ...}}
+     "sources": {"domain": {"kind": "raw", "loss": 2.9, "loss_tokens": 1536, ..., "epochs": 0.7}, ...}}
     {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
     {"kind": "parity", ...}, {"kind": "checkpoint", ...}
     {"kind": "stopped", "iteration": 12, "reason": "stop_file"}      or "sigterm"; the run goes on when started again
@@ -80,7 +80,7 @@ def count_sources(stream: BlendStream, first: int, stop: int) -> dict[str, int]:
 
 def source_figures(
     blend: Blend, consumed_samples: int, by_source: Sequence[tuple[float, int]]
-) -> dict[str, dict[str, float | int | None]]:
+) -> dict[str, dict[str, str | float | int | None]]:
     """Each source in one step and so far: by name.
 
     `by_source` is (sum of losses in nats, tokens that count) of the step; a source without a token in it has no loss.
@@ -89,6 +89,7 @@ def source_figures(
     drawn = blend.schedule.counts(consumed_samples)
     return {
         source.name: {
+            "kind": getattr(source, "kind", "raw"),
             "loss": summed / tokens if tokens else None,
             "loss_tokens": tokens,
             "consumed_samples": samples,

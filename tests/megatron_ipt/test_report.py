@@ -139,13 +139,24 @@ def metrics() -> list[dict[str, Any]]:
             row |= {"loss": 2.6 + 0.4 * math.exp(-step / 15) + 0.1 * math.sin(37 * step), "loss_tokens": 2048}
             row |= {"lr": 5e-5 * (1 + math.cos(math.pi * step / 40)), "grad_norm": 2.3 - 0.01 * step}
             row |= {"samples": {"raw": 4}, "step_seconds": 14.0, "data_seconds": 0.35, "tokens_per_second": 140 + step}
+            row["sources"] = {name: source_figures(name, step) for name in ("raw", "instructions")}
             rows.append(row | {"memory_bytes": 2981109760 + step})
         if step % 10 == 0:
             loss = 2.95 - 0.001 * step
             row = {"kind": "validation", "iteration": step, "name": "held_out", "loss": loss}
             rows.append(row | {"bits_per_byte": loss / 2.9, "tokens": 4096})
+            rows.append(row | {"name": "general", "bits_per_byte": 0.8 + 0.002 * step, "tokens": 4096})
     rows.append({"kind": "checkpoint", "iteration": 40, "path": "iter_0000040", "seconds": 16.2})
     return rows
+
+
+def source_figures(name: str, step: int) -> dict[str, Any]:
+    """`instructions` has a token in every third step only."""
+    general = name == "instructions"
+    samples = step // 3 if general else 4 * step - step // 3
+    figures = {"kind": "general" if general else "raw", "consumed_samples": samples, "consumed_tokens": 512 * samples}
+    loss = None if general and step % 3 else 2.0 + general + 0.3 * math.exp(-step / 15)
+    return {**figures, "loss": loss, "loss_tokens": 0 if loss is None else 512, "epochs": samples / 50}
 
 
 def evaluation(factor: float) -> dict[str, Any]:
@@ -313,6 +324,38 @@ def test_curve_numbers_are_those_of_the_files(make: Callable[..., Page]) -> None
     assert [row["consumed_tokens"] for row in validated] == [str(2048 * step) for step in range(0, 41, 10)]
 
 
+def test_sources_and_held_out_sets_stand_against_each_other(make: Callable[..., Page]) -> None:
+    page = make(smoothing=0.0)
+    trained = [row for row in metrics() if row["kind"] == "train"]
+    drawn = page.csv("domain-against-general")
+    for name, kind in (("raw", "raw"), ("instructions", "general")):
+        rows = [row for row in drawn if row["source"] == name]
+        figures = [(row["consumed_tokens"], row["sources"][name]) for row in trained]
+        expected = [(tokens, one["loss"], one["epochs"]) for tokens, one in figures if one["loss"] is not None]
+        assert [(int(row["consumed_tokens"]), float(row["loss"]), float(row["epochs"])) for row in rows] == expected
+        assert {row["kind"] for row in rows} == {kind}
+        assert [row["loss"] for row in rows] == [row["smoothed_loss"] for row in rows]
+    last = {row["source"]: row for row in page.csv("sources")}
+    assert (last["instructions"]["tokens"], last["instructions"]["epochs"]) == (str(512 * 13), str(13 / 50))
+    assert (last["raw"]["kind"], last["raw"]["samples"]) == ("raw", str(160 - 13))
+    changes = [(row["set"], float(row["change"])) for row in page.csv("held-out-change")]
+    assert changes[0] == ("held_out", 0.0) and changes[-1] == ("general", pytest.approx(0.08))
+    svgs = {str(tags["aria-label"]) for tag, tags in page.tags if tag == "svg"}
+    assert any("instructions (general) 3.2" in label for label in svgs)
+
+
+def test_one_source_or_a_run_of_before_has_no_panel(make: Callable[..., Page]) -> None:
+    def spoil(paths: RunPaths) -> None:
+        rows = [json.loads(line) for line in paths.metrics.read_text().splitlines()]
+        for row in rows:
+            row.pop("sources", None)
+        kept = [row for row in rows if row.get("name") != "general"]
+        paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    page = make(spoil)
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 3 and "Domain against general" not in page.text
+
+
 def test_evaluation_shows_change_and_error_and_labels_self_made(make: Callable[..., Page], tmp_path: Path) -> None:
     page = make()
     folder = tmp_path / "run" / "evaluation"
@@ -354,7 +397,7 @@ def test_no_documents_asked_for_none_shown(make: Callable[..., Page]) -> None:
 def test_figures_have_words_and_ids_of_their_own(make: Callable[..., Page]) -> None:
     page = make()
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(figures) == 3 and all(attributes["role"] == "img" for attributes in figures)
+    assert len(figures) == 5 and all(attributes["role"] == "img" for attributes in figures)
     assert "validation on held_out 2.9500 at step 0 and 2.9100 at step 40" in unescape(str(figures[0]["aria-label"]))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
