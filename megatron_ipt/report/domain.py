@@ -63,7 +63,8 @@ def _losses(sources: dict[str, list[tuple[int, SourcePoint]]], training: Trainin
         kind = sources[name][-1][1].kind
         style = "general" if kind == GENERAL else "domain"
         xs, ys = [float(points[index][0]) for index in kept], [values[index] for index in kept]
-        series.append(Series(f"{name} ({kind})", xs, ys, style))  # type: ignore[arg-type]
+        label = name if name == kind else f"{name} ({kind})"
+        series.append(Series(label, xs, ys, style))  # type: ignore[arg-type]
         rows += [
             [name, kind, points[index][0], points[index][1].loss, values[index], points[index][1].epochs]
             for index in kept

@@ -128,6 +128,8 @@ def _layout(recipe: Mapping[str, Any]) -> list[tuple[Cell, Cell, Cell]]:
     tensor, pipeline = train["tensor_model_parallel_size"], train["pipeline_model_parallel_size"]
     chunks = train.get("virtual_pipeline_model_parallel_size")
     parts = [f"tensor {tensor}", f"pipeline {pipeline}" + (f" ({chunks} chunks a rank)" if chunks else "")]
+    if train.get("context_parallel_size", 1) > 1:
+        parts.append(f"context {train['context_parallel_size']}")
     if train["sequence_parallel"]:
         parts.append("sequence parallel")
     processes = train["nproc_per_node"]

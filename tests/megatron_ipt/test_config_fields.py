@@ -70,6 +70,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"num_layers": 3},
         "num_layers: is set by the trainer; use the key model.num_layers",
     ),
+    "context": (
+        "transformer_config",
+        {"context_parallel_size": 2},
+        "context_parallel_size: is set by the trainer; use the key train.context_parallel_size",
+    ),
     "set_by_us": (
         "transformer_config",
         {"pipeline_dtype": "bfloat16"},

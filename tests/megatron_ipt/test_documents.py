@@ -1,19 +1,20 @@
 """Attention within documents, and context parallelism: each document as if it were alone, on any number of ranks.
 
-The oracles are transformers, which reads one document after the other, and megatron-core's own slicing.
+The oracle is transformers, which reads one document after the other.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyRun, losses, torchrun
-from test_device import run_python
+from conftest import SEQ_LENGTH, TinyRun, losses, torchrun
 
 from data_prep.errors import UserError
+from data_prep.indexing.reader import IndexedDatasetReader
 from megatron_ipt.data.stream import BlendStream, Sample
 from megatron_ipt.recipe import load_recipe
 
@@ -22,6 +23,7 @@ MASKED = ["train.reset_attention_mask=true"]
 RESET = [*MASKED, "train.reset_position_ids=true"]
 CP2 = ["train.context_parallel_size=2"]
 PLAIN_GRADIENTS = ["train.use_distributed_optimizer=false"]
+HELD_OUT = {"domain": "held_out", "general": "three"}
 SETTINGS = {"whole": [], "documents": MASKED, "positions": RESET}
 LAYOUTS = {
     "cp2": CP2,
@@ -40,6 +42,7 @@ def computed(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     plain = {**SETTINGS, **{f"cp2_{name}": [*CP2, *overrides] for name, overrides in SETTINGS.items()}}
     steps = {name: [*PLAIN_GRADIENTS, *overrides] for name, overrides in plain.items()}
     start = [f"train.load={tiny.init}", "train.finetune=true", "train.train_iters=3"]
+    start += [f"train.held_out.{name}={tiny.folder / prefix}" for name, prefix in HELD_OUT.items()]
     runs = {
         "train_whole": [],
         "train_documents": MASKED,
@@ -144,84 +147,46 @@ def test_a_layout_trains_as_two_replicas(name: str, computed: dict[str, Any]) ->
             assert figures == pytest.approx(other["sources"][source], abs=5e-6)
 
 
-@pytest.fixture(scope="module")
-def megatron() -> dict[str, Any]:
-    """What one process asks megatron-core, with fake groups.
+def test_each_held_out_set_is_scored_by_its_name(tiny: TinyRun, computed: dict[str, Any]) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
 
-    `transformer_engine` is a stand-in whose attention has the names of 2.x and only records what it is called with.
-    """
-    code = f"""
-import json, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import transformer_engine_stand_in
-import transformer_engine.pytorch as te
-import torch
-class Kernel(torch.nn.Module):
-    def __init__(self, **_): super().__init__()
-    def forward(self, query, key, value, attention_mask=None, qkv_format=None, cu_seqlens_q=None, cu_seqlens_kv=None,
-                cu_seqlens_q_padded=None, cu_seqlens_kv_padded=None, max_seqlen_q=None, max_seqlen_kv=None,
-                attn_mask_type=None, window_size=None, pad_between_seqs=None):
-        return dict(mask=attention_mask, format=qkv_format, ends=cu_seqlens_q.tolist(), keys=cu_seqlens_kv.tolist(),
-                    longest=[max_seqlen_q, max_seqlen_kv], type=attn_mask_type, dtype=str(cu_seqlens_q.dtype))
-te.DotProductAttention = Kernel
-from megatron_ipt.mcore import context, dry, layers, parallel, config
-from megatron_ipt.architecture import Architecture
-from megatron_ipt.recipe import TrainSettings
-from megatron.core import parallel_state as mpu
-from megatron.core.extensions.transformer_engine import TEDotProductAttention
-from megatron.core.models.common.embeddings.rope_utils import get_pos_emb_on_this_cp_rank
-from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.utils import _merge_cu_seqlens_across_micro_batch, get_batch_on_this_cp_rank
-model = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
-told = {{"slices": [], "attention": {{}}}}
-tokens = torch.arange(48).view(3, 16)
-whole = {{"tokens": tokens, "labels": tokens + 1, "loss_mask": tokens * 0.5, "position_ids": tokens % 16}}
-segments = torch.tensor([[0, 0, 0, 1, 1, 2], [0, 1, 1, 1, 1, 1]])
-for size in (1, 2, 4):
-    train = TrainSettings(global_batch_size=2, seq_length=16, train_iters=1, lr=1e-3, context_parallel_size=size,
-                          transformer_impl="transformer_engine", reset_attention_mask=True)
-    for rank in range(size):
-        with dry.fake_group(rank, size), parallel.model_parallel(train, with_gloo=False):
-            group = mpu.get_context_parallel_group()
-            ours = context.inputs(whole, train).columns
-            theirs = get_batch_on_this_cp_rank({{**whole, "cu_seqlens": None}}, False, cp_group=group)
-            told["slices"] += [bool(torch.equal(ours[name], theirs[name])) for name in whole]
-            places = context.places(16, size, rank, torch.device("cpu"))
-            told["slices"].append(places.tolist() == get_pos_emb_on_this_cp_rank(torch.arange(16), 0, group).tolist())
-            cfg = config.transformer_config(model, train)
-            for masks in (False, True):
-                spec = layers.block_spec(cfg, None, document_masks=masks).layer_specs[0].submodules.self_attention
-                told["attention"][f"{{size}} {{masks}}"] = spec.submodules.core_attention.__name__
-            if size == 1:
-                attention = TEDotProductAttention(cfg, 1, AttnMaskType.causal, "self")
-                here = context.inputs({{"tokens": segments, "segments": segments}}, train)
-                told["shape"] = list(here.columns["tokens"].shape)
-                told["kernel"] = attention(None, None, None, here.attention_mask, AttnMaskType.causal,
-                                           packed_seq_params=here.packed_seq_params)
-ends = torch.tensor([[0, 3, 5, 6], [0, 1, 6, 6]], dtype=torch.int32)
-told["merged"] = _merge_cu_seqlens_across_micro_batch(ends, 6).tolist()
-print(json.dumps(told))"""
-    told = run_python(code)
-    assert isinstance(told, dict)
-    return told
+    rows = [row for row in computed["train_whole"] if row["kind"] == "validation"]
+    assert [(row["iteration"], row["name"]) for row in rows] == [(at, name) for at in (0, 3) for name in HELD_OUT]
+    model = LlamaForCausalLM.from_pretrained(tiny.hf, dtype=torch.float32)
+    for row in rows[:2]:
+        tokens = [token for document in documents(tiny.folder / HELD_OUT[row["name"]]) for token in document]
+        total, count = 0.0, 0
+        for start in range(0, min(len(tokens) - 1, 8 * SEQ_LENGTH), SEQ_LENGTH):  # eval_iters=1: a global batch
+            part = torch.tensor(tokens[start : start + SEQ_LENGTH + 1])
+            with torch.no_grad():
+                logits = model(part[None, :-1]).logits[0]
+            total += float(torch.nn.functional.cross_entropy(logits, part[1:], reduction="sum"))
+            count += len(part) - 1
+        assert (row["tokens"], row["loss"]) == (count, pytest.approx(total / count, abs=2e-6))
+        # conftest writes 4 bytes of text a token
+        assert row["bits_per_byte"] == pytest.approx(total / count / math.log(2) / 4, abs=2e-6)
 
 
-def test_slices_and_positions_are_those_of_megatron(megatron: dict[str, Any]) -> None:
-    """Every rank of 1, 2 and 4, against get_batch_on_this_cp_rank and get_pos_emb_on_this_cp_rank."""
-    assert megatron["slices"] == [True] * 5 * (1 + 2 + 4)
+def documents(prefix: Path) -> list[list[int]]:
+    reader = IndexedDatasetReader(prefix)
+    return [reader.document(index).tolist() for index in range(reader.documents)]
 
 
-def test_where_documents_end_is_what_megatron_packs(megatron: dict[str, Any]) -> None:
-    """PackedSeqParams against megatron-core's own merge of a micro batch, and what its wrapper hands to the kernel."""
-    kernel = megatron["kernel"]
-    assert kernel["ends"] == kernel["keys"] == megatron["merged"] == [0, 3, 5, 6, 7, 12]
-    assert (kernel["format"], kernel["type"], kernel["mask"]) == ("thd", "padding_causal", None)
-    assert (kernel["longest"], kernel["dtype"], megatron["shape"]) == ([5, 5], "torch.int32", [1, 12])
-
-
-def test_our_attention_stands_in_transformer_engines_layers_where_documents_are_split(megatron: dict[str, Any]) -> None:
-    theirs = dict.fromkeys(["1 False", "1 True", "2 False", "4 False"], "TEDotProductAttention")
-    assert megatron["attention"] == {**theirs, **dict.fromkeys(["2 True", "4 True"], "DotProductAttention")}
+def test_sources_are_counted_to_the_end_of_the_step(tiny: TinyRun, computed: dict[str, Any]) -> None:
+    stream = BlendStream(tiny.blend)
+    rows = [row for row in computed["train_cp2_documents"] if row["kind"] == "train"]
+    for row in rows:
+        samples = [stream.sample(index) for index in range(row["consumed_samples"])]
+        for name, figures in row["sources"].items():
+            drawn = [sample for sample in samples if sample.source == name]
+            labels = [sample.loss_mask.sum() for sample in samples[-8:] if sample.source == name]
+            assert (figures["consumed_samples"], figures["consumed_tokens"]) == (len(drawn), SEQ_LENGTH * len(drawn))
+            assert figures["loss_tokens"] == sum(labels)
+            tokens = sum(len(document) for document in documents(tiny.folder / name))
+            assert figures["epochs"] == len(drawn) / math.ceil((tokens - 1) / SEQ_LENGTH)
+        whole = sum(figures["loss"] * figures["loss_tokens"] for figures in row["sources"].values() if figures["loss"])
+        assert whole / row["loss_tokens"] == pytest.approx(row["loss"], abs=1e-6)
 
 
 def test_positions_of_documents_without_their_mask_are_refused(tiny: TinyRun) -> None:
