@@ -30,6 +30,9 @@ LAYOUTS = {
     "tp2_sp": ["train.tensor_model_parallel_size=2", "train.sequence_parallel=true"],
     "pp2": ["train.pipeline_model_parallel_size=2"],
 }
+RECOMPUTED = [
+    f"train.transformer_config.recompute_{name}" for name in ("granularity=full", "method=uniform", "num_layers=1")
+]
 TRAINED = {"cp2_whole": CP2, **{f"{name}_documents": [*layout, *MASKED] for name, layout in LAYOUTS.items()}}
 
 
@@ -187,6 +190,34 @@ def test_sources_are_counted_to_the_end_of_the_step(tiny: TinyRun, computed: dic
             assert figures["epochs"] == len(drawn) / math.ceil((tokens - 1) / SEQ_LENGTH)
         whole = sum(figures["loss"] * figures["loss_tokens"] for figures in row["sources"].values() if figures["loss"])
         assert whole / row["loss_tokens"] == pytest.approx(row["loss"], abs=1e-6)
+
+
+@pytest.mark.long
+def test_context_parallelism_beside_everything_else(tiny: TinyRun, train_layouts: Any) -> None:
+    """Four processes, against four replicas of the same global batch."""
+    start = [f"train.load={tiny.init}", "train.finetune=true", "train.train_iters=3"]
+    layouts = {
+        "dp2_cp2": CP2,
+        "cp4": ["train.context_parallel_size=4"],
+        "tp2_sp_cp2": [*CP2, *LAYOUTS["tp2_sp"]],
+        "pp2_cp2": [*CP2, *LAYOUTS["pp2"]],
+        "pp2_vpp2_cp2": [*CP2, *LAYOUTS["pp2"], "train.virtual_pipeline_model_parallel_size=2"],
+        "recomputed": [*CP2, *RECOMPUTED],
+    }
+    jobs = {f"whole {name}": [*start, *layout] for name, layout in {"dp4": [], **layouts}.items()}
+    jobs |= {f"documents {name}": [*start, *layout, *RESET] for name, layout in {"dp4": [], **layouts}.items()}
+    found = train_layouts(4, jobs)
+    for kind in ("whole", "documents"):
+        expected = found[f"{kind} dp4"]
+        assert len(losses(expected)) == 3
+        for name in layouts:
+            assert losses(found[f"{kind} {name}"]) == pytest.approx(losses(expected), abs=2e-6), name
+            norms = [
+                [row["grad_norm"] for row in rows if row["kind"] == "train"]
+                for rows in (expected, found[f"{kind} {name}"])
+            ]
+            assert norms[0] == pytest.approx(norms[1], abs=2e-5), name
+    assert abs(losses(found["whole dp4"])[0] - losses(found["documents dp4"])[0]) > 1e-3
 
 
 def test_positions_of_documents_without_their_mask_are_refused(tiny: TinyRun) -> None:
