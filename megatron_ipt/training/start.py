@@ -126,10 +126,14 @@ def check_changes(card: RunCard, recipe: Recipe, start: Path) -> None:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings of two resolved recipes that change what a step computes, as `key before -> now`."""
+    """Settings of two resolved recipes that change what a step computes, as `key before -> now`.
+
+    A setting that a recipe of before did not know has its default there.
+    """
     found = []
-    for name in ("train", "model"):
-        old, new = (_with_decay(recipe.get(name, {})) for recipe in (before, now))
+    for name, model in (("train", TrainSettings), ("model", ModelSettings)):
+        defaults = {key: field.default for key, field in model.model_fields.items() if field.default is False}
+        old, new = ({**defaults, **_with_decay(recipe.get(name, {}))} for recipe in (before, now))
         keys = sorted((set(old) | set(new)) - FREE_TO_CHANGE)
         found += [f"{name}.{key} {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
     return found

@@ -115,3 +115,16 @@ def test_a_sequence_that_cannot_be_split_is_one_line() -> None:
     train = TrainSettings(global_batch_size=8, seq_length=64, train_iters=1, lr=1e-3, context_parallel_size=3)
     with pytest.raises(UserError, match="seq_length: 64 is no multiple of 2 x context_parallel_size = 6; use 66"):
         check_layout(Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512), train, 3)
+
+
+def test_a_setting_of_later_is_off_in_a_recipe_of_before() -> None:
+    """A checkpoint of before goes on without a word, and is told where the setting is on now."""
+    code = """
+import json
+from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.training.start import changes
+train = TrainSettings(global_batch_size=8, seq_length=64, train_iters=1, lr=1e-3).model_dump(mode="json")
+before = {key: value for key, value in train.items() if key not in ("reset_attention_mask", "context_parallel_size")}
+on = {**train, "reset_attention_mask": True, "context_parallel_size": 2}
+print(json.dumps([changes({"train": before}, {"train": now}) for now in (train, on)]))"""
+    assert run_python(code) == [[], ["train.reset_attention_mask False -> True"]]
