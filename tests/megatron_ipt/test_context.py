@@ -77,6 +77,11 @@ for size in (1, 2):
     stage = found.stages[0]
     told[f"plan {{size}}"] = [found.data_parallel_size, found.micro_batches, found.parameters, stage.parameters,
                             stage.static_bytes, stage.activation_bytes]
+from megatron_ipt.training.start import changes
+now = TrainSettings(global_batch_size=8, seq_length=64, train_iters=1, lr=1e-3).model_dump(mode="json")
+before = {{key: value for key, value in now.items() if key not in ("reset_attention_mask", "context_parallel_size")}}
+on = {{**now, "reset_attention_mask": True, "context_parallel_size": 2}}
+told["changes"] = [changes({{"train": before}}, {{"train": later}}) for later in (now, on)]
 ends = torch.tensor([[0, 3, 5, 6], [0, 1, 6, 6]], dtype=torch.int32)
 told["merged"] = _merge_cu_seqlens_across_micro_batch(ends, 6).tolist()
 print(json.dumps(told))"""
@@ -117,14 +122,6 @@ def test_a_sequence_that_cannot_be_split_is_one_line() -> None:
         check_layout(Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512), train, 3)
 
 
-def test_a_setting_of_later_is_off_in_a_recipe_of_before() -> None:
+def test_a_setting_of_later_is_off_in_a_recipe_of_before(megatron: dict[str, Any]) -> None:
     """A checkpoint of before goes on without a word, and is told where the setting is on now."""
-    code = """
-import json
-from megatron_ipt.recipe import TrainSettings
-from megatron_ipt.training.start import changes
-train = TrainSettings(global_batch_size=8, seq_length=64, train_iters=1, lr=1e-3).model_dump(mode="json")
-before = {key: value for key, value in train.items() if key not in ("reset_attention_mask", "context_parallel_size")}
-on = {**train, "reset_attention_mask": True, "context_parallel_size": 2}
-print(json.dumps([changes({"train": before}, {"train": now}) for now in (train, on)]))"""
-    assert run_python(code) == [[], ["train.reset_attention_mask False -> True"]]
+    assert megatron["changes"] == [[], ["train.reset_attention_mask False -> True"]]
