@@ -92,10 +92,7 @@ def check_vocabulary(stream: BlendStream, architecture: Architecture, load_hf: P
 def check_continues(
     card: RunCard, architecture: Architecture, vocab_size: int, blend: blends.Blend | None, start: Path | None
 ) -> None:
-    """UserError when the checkpoint is of another model, or of another past of the data.
-
-    A phase may be appended to the blend: what comes before it is the same past.
-    """
+    """UserError when the checkpoint is of another model, or of another past of the data."""
     if card.architecture != architecture or card.padded_vocab_size != vocab_size:
         mine, theirs = architecture.to_json(), card.architecture.to_json()
         unlike = [f"{name} {theirs[name]} there, {mine[name]} here" for name in mine if mine[name] != theirs[name]]

@@ -31,9 +31,9 @@ def run(recipe: Path, overrides: list[str]) -> Any:
     steps: list[list[tuple[int, str]]] = []
     training_step, forward_step = pretrain.training_step, models.forward_step
 
-    def begin(run: Any) -> Any:
+    def begin(*arguments: Any) -> Any:
         steps.append([])
-        return training_step(run)
+        return training_step(*arguments)
 
     def forward(train: Any, sources: int, batches: Any, model: Any) -> Any:
         batch = next(batches)

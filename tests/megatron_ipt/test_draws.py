@@ -73,7 +73,8 @@ def appended(tiny: TinyRun) -> Path:
     phase = BlendPhase(first_sample=16, shares=tuple(reversed(blend.phases[0].shares)))
     path = tiny.folder / "appended" / "blend.json"
     path.parent.mkdir(exist_ok=True)
-    blend.model_copy(update={"phases": (*blend.phases, phase)}).write(path)
+    changed = {**{name: getattr(blend, name) for name in Blend.model_fields}, "phases": (*blend.phases, phase)}
+    Blend(**changed).write(path)
     return path
 
 

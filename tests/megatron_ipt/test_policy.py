@@ -117,10 +117,7 @@ def with_fields(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
     read = streams._open
 
     def opened(source: Any) -> Any:
-        if source.name == "two":
-            row = {name: getattr(source, name) for name in type(source).model_fields}
-            source = type("Source", (), {**row, **fields})()
-        return read(source)
+        return read(source.model_copy(update=fields) if source.name == "two" else source)
 
     monkeypatch.setattr(streams, "_open", opened)
 
