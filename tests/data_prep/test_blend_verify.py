@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data_prep.blend.order import Permutation
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from data_prep.blend import append, open_source, plan, read_blend, verify_draws
-from data_prep.blend.order import Permutation
 from data_prep.blend.verify import Fault, Stretch, repeated_documents, verify_record
 from data_prep.errors import UserError
 from data_prep.settings import BlendSettings

@@ -77,6 +77,11 @@ for size in (1, 2):
     stage = found.stages[0]
     told[f"plan {{size}}"] = [found.data_parallel_size, found.micro_batches, found.parameters, stage.parameters,
                             stage.static_bytes, stage.activation_bytes]
+from data_prep.errors import UserError
+try:
+    config.transformer_config(model, train.model_copy(update={{"transformer_config": {{"context_parallel_size": 2}}}}))
+except UserError as error:
+    told["refused"] = str(error)
 from megatron_ipt.training.start import changes
 now = TrainSettings(global_batch_size=8, seq_length=64, train_iters=1, lr=1e-3).model_dump(mode="json")
 before = {{key: value for key, value in now.items() if key not in ("reset_attention_mask", "context_parallel_size")}}
@@ -114,6 +119,10 @@ def test_a_plan_counts_the_ranks_that_share_a_sequence(megatron: dict[str, Any])
     assert (one[:2], two[:2]) == ([4, 2], [2, 4])
     assert one[2:4] == two[2:4] and one[4] == two[4] == 9 * one[3]
     assert one[5] == 2 * two[5]
+
+
+def test_the_size_has_a_key_of_its_own(megatron: dict[str, Any]) -> None:
+    assert "is set by the trainer; use the key train.context_parallel_size" in megatron["refused"]
 
 
 def test_a_sequence_that_cannot_be_split_is_one_line() -> None:
