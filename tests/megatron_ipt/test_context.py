@@ -71,12 +71,13 @@ import megatron.core.extensions.transformer_engine as extension
 extension._get_cpu_offload_context = lambda *_, **__: (None, None)
 from megatron_ipt.plan.layout import plan_layout
 from megatron_ipt.recipe import ModelSettings
-for size in (1, 2):
-    train = TrainSettings(global_batch_size=8, seq_length=16, train_iters=1, lr=1e-3, context_parallel_size=size)
+for size, masks in ((1, False), (2, False), (2, True)):
+    train = TrainSettings(global_batch_size=8, seq_length=16, train_iters=1, lr=1e-3, context_parallel_size=size,
+                          reset_attention_mask=masks)
     found = plan_layout(model, ModelSettings(), train, 4)
     stage = found.stages[0]
-    told[f"plan {{size}}"] = [found.data_parallel_size, found.micro_batches, found.parameters, stage.parameters,
-                            stage.static_bytes, stage.activation_bytes]
+    figures = [found.data_parallel_size, found.micro_batches, found.parameters, stage.parameters]
+    told[f"plan {{size}} {{masks}}"] = [*figures, stage.static_bytes, stage.activation_bytes]
 from data_prep.errors import UserError
 try:
     config.transformer_config(model, train.model_copy(update={{"transformer_config": {{"context_parallel_size": 2}}}}))
@@ -115,10 +116,12 @@ def test_our_attention_stands_in_transformer_engines_layers_where_documents_are_
 
 def test_a_plan_counts_the_ranks_that_share_a_sequence(megatron: dict[str, Any]) -> None:
     """Four ranks: bf16 weight 2, gradient 4 and 12 bytes of Adam's state over all four, with CP 2 as without."""
-    one, two = megatron["plan 1"], megatron["plan 2"]
+    one, two, masked = (megatron[f"plan {name}"] for name in ("1 False", "2 False", "2 True"))
     assert (one[:2], two[:2]) == ([4, 2], [2, 4])
     assert one[2:4] == two[2:4] and one[4] == two[4] == 9 * one[3]
     assert one[5] == 2 * two[5]
+    # keys and values of 8 heads of 8 for 16 tokens in 2 bytes, 4 layers
+    assert (masked[:5], masked[5] - two[5]) == (two[:5], 2 * 8 * 8 * 16 * 2 * 4)
 
 
 def test_the_size_has_a_key_of_its_own(megatron: dict[str, Any]) -> None:
