@@ -109,7 +109,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     fresh = card is None or (train.finetune and start is not None and start.parent != save)
     iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
     if card is not None:
-        starts.check_continues(card, architecture, vocab_size, None if fresh else stream.blend_hash, start)
+        starts.check_continues(card, architecture, vocab_size, None if fresh else stream.blend, start)
 
     # a run with a folder of its own has metrics of its own
     log = paths.metrics if train.save is None else train.save / paths.metrics.name
