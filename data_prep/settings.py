@@ -240,6 +240,13 @@ class SourceSettings(AmountSettings):
     )
 
 
+class SplitSettings(Settings):
+    """A part of the raw documents that is not trained on, in every dataset alike."""
+
+    validation: float = Field(gt=0, lt=1, description="part of the raw documents, drawn by their ids")
+    seed: int = Field(1234, description="seed of the draw; equal seeds give equal sides in every dataset")
+
+
 class PhaseSettings(Settings):
     """From a token count on, other amounts.  They are the whole mix: a source that is left out gives nothing."""
 
@@ -285,6 +292,9 @@ class BlendSettings(Settings):
     )
     held_out: dict[str, Path] = Field(
         {}, description="name -> dataset prefix of validation text: held against the sources' texts"
+    )
+    split: SplitSettings | None = Field(
+        None, description="sets raw documents apart for validation, by their ids, and their augmented copies with them"
     )
     seed: int = Field(1234, description="seed of document order and sample order")
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
     from megatron_ipt.data.loader import Loader
-    from megatron_ipt.data.stream import BlendStream, SequentialStream
+    from megatron_ipt.data.stream import BlendStream, HeldOut
     from megatron_ipt.mcore.checkpoint import RunCard
     from megatron_ipt.mcore.optimizer import MegatronOptimizer, OptimizerParamScheduler
     from megatron_ipt.mcore.parallel import Ranks
@@ -56,7 +56,7 @@ class Run:
     train: TrainSettings
     ranks: Ranks
     stream: BlendStream
-    held_out: Sequence[SequentialStream]
+    held_out: Sequence[HeldOut]
     chunks: list[torch.nn.Module]
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
@@ -98,7 +98,6 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     paths = RunPaths(recipe.output_dir)
     model = section(recipe, "model")
     stream, held_out = starts.open_data(train, paths)
-    starts.verify_data(stream, held_out)
     architecture = with_settings(read_architecture(model.load_hf) if model.load_hf else None, model)
     check_layout(architecture, train, ranks.world_size)
     starts.check_vocabulary(stream, architecture, model.load_hf)
@@ -108,6 +107,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     card = checkpoints.RunCard.read(start) if start else None
     fresh = card is None or (train.finetune and start is not None and start.parent != save)
     iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
+    starts.verify_data(stream, held_out, seed=iteration)
     if card is not None:
         starts.check_continues(card, architecture, vocab_size, None if fresh else stream.blend, start)
 

@@ -1,7 +1,7 @@
 """Datasets and weights -> a blend, in which sample i is a formula.
 
 `plan` writes blend.json, which a run reads, and plan.json, which a person reads.  Three layers, each O(1):
-pack table (data_prep/packing.py) <- order (order.py) <- schedule (schedule.py, weights.py); model.py
+pack table (data_prep/packing/) <- order (data_prep/order.py) <- schedule (schedule.py, weights.py); model.py
 puts them together.  Before a run amounts.py and modes.py turn what a blend file asks for into shares,
 mistakes.py finds what it should not, plan.py tells what will be drawn; afterwards verify.py tells what
 was, and history.py and append.py hold a changed blend against its past.

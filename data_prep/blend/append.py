@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from itertools import compress
 from pathlib import Path
 
-from data_prep import packing
+from data_prep.blend.file import pack_source
 from data_prep.blend.model import BLEND_FORMAT_VERSION, Ancestor, Blend, BlendPhase, BlendSource
 from data_prep.blend.weights import decimal_fraction, integer_shares
 from data_prep.errors import UserError, nearest
 from data_prep.indexing.verify import verify
+from data_prep.packing import PackSpec
 from data_prep.settings import SourceKind
 
 
@@ -69,17 +70,7 @@ def _open(blend: Blend, name: str, prefix: Path, kind: SourceKind) -> BlendSourc
     if manifest.tokens <= blend.seq_length:
         problem = f"{manifest.tokens} tokens, shorter than a sequence and its label ({blend.seq_length + 1})"
         raise UserError(f"--source {name}", problem, "merge it with another dataset")
-    table = packing.pack(prefix, manifest, packing.PackSpec(blend.seq_length, blend.seed))
-    return BlendSource(
-        name=name,
-        prefix=prefix,
-        kind=kind,
-        documents=manifest.documents,
-        tokens=manifest.tokens,
-        data_hash=manifest.data_hash,
-        pack=table.path.name,
-        sequences=table.sequences,
-    )
+    return pack_source(name, prefix, manifest, PackSpec(blend.seq_length, blend.seed, split=blend.split), kind)
 
 
 def _widened(phase: BlendPhase, more: int) -> BlendPhase:

@@ -11,20 +11,32 @@ and earlier blends.  Format 1 is read, under its old hash.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from data_prep import packing
-from data_prep.blend.model import BLEND_FORMAT_VERSION, Blend, BlendPhase, BlendSource, Place
+from data_prep.blend.model import BLEND_FORMAT_VERSION, Blend, BlendPhase, BlendSource, Place, ValidationSet
 from data_prep.blend.phases import Resolved, schedule_run
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
 from data_prep.indexing.verify import verify
 from data_prep.manifest import Manifest, TokenizerIdentity, read_hashed_json, read_manifest
-from data_prep.settings import BlendSettings, SourceSettings
+from data_prep.settings import BlendSettings, LossPolicy, SourceKind, SourceSettings
 
-__all__ = ["Blend", "BlendPhase", "BlendSource", "Place", "open_source", "read_blend", "resolve", "resolve_run"]
+__all__ = [
+    "Blend",
+    "BlendPhase",
+    "BlendSource",
+    "Place",
+    "open_source",
+    "open_validation",
+    "pack_source",
+    "read_blend",
+    "resolve",
+    "resolve_run",
+]
 _MEND = "run `ipt blend plan` again"
 
 
@@ -55,23 +67,11 @@ def resolve_run(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | N
         _check_lengths(manifests, settings.seq_length)
     for prefix in prefixes.values():
         verify(prefix)  # reads every byte, so what is refused at a glance comes first
-    sources = []
-    for name, manifest in manifests.items():
-        table = packing.pack(prefixes[name], manifest, packing.PackSpec(settings.seq_length, settings.seed))
-        sources.append(
-            BlendSource(
-                name=name,
-                prefix=prefixes[name],
-                kind=settings.sources[name].kind,
-                loss=settings.sources[name].loss,
-                policy=settings.sources[name].policy,
-                documents=manifest.documents,
-                tokens=manifest.tokens,
-                data_hash=manifest.data_hash,
-                pack=table.path.name,
-                sequences=table.sequences,
-            )
-        )
+    spec = packing.PackSpec(settings.seq_length, settings.seed, split=settings.split)
+    sources = [
+        pack_source(name, prefixes[name], manifest, replace(spec, policy=of.policy), of.kind, of.loss)
+        for (name, of), manifest in zip(settings.sources.items(), manifests.values(), strict=True)
+    ]
     return schedule_run(settings, tokenizer, sources)
 
 
@@ -105,14 +105,71 @@ def open_source(source: BlendSource) -> tuple[IndexedDatasetReader, packing.Pack
     Checks what opening can afford: manifest, sizes, first and last blocks.  Errors: a UserError
     naming the file that is missing, damaged or written since.
     """
+    return _open_dataset(source), _open_table(source, source.pack, source.of_sequences)
+
+
+def pack_source(
+    name: str, prefix: Path, manifest: Manifest, spec: packing.PackSpec, kind: SourceKind, loss: LossPolicy = "all"
+) -> BlendSource:
+    """A source with its pack tables, built where they are missing; with a split, one of each side."""
+    table = packing.pack(prefix, manifest, spec)
+    whole = spec.split is None and spec.policy == "concatenate"
+    return BlendSource(
+        name=name,
+        prefix=prefix,
+        kind=kind,
+        loss=loss,
+        policy=spec.policy,
+        documents=manifest.documents if whole else table.report.documents,
+        tokens=manifest.tokens if whole else table.report.tokens,
+        labels=None if whole else table.report.labels,
+        data_hash=manifest.data_hash,
+        pack=table.path.name,
+        sequences=table.sequences,
+        validation=_validation(prefix, manifest, spec) if spec.split else None,
+    )
+
+
+def _validation(prefix: Path, manifest: Manifest, spec: packing.PackSpec) -> ValidationSet | None:
+    """The validation side of a dataset; None where it has no document of it."""
+    # Imported here: pyarrow is heavy, and a run that only reads a blend does not need it.
+    from data_prep.indexing.lineage import read_text_bytes
+    from data_prep.packing.splits import sides_of
+
+    assert spec.split is not None
+    there = sides_of(prefix, spec.split) == packing.SIDES.index("validation")
+    if not there.any():
+        return None
+    table = packing.pack(prefix, manifest, replace(spec, policy="concatenate", side="validation"))
+    return ValidationSet(
+        pack=table.path.name,
+        sequences=table.sequences,
+        documents=table.report.documents,
+        tokens=table.report.tokens,
+        text_bytes=int(read_text_bytes(prefix)[there].sum()),
+    )
+
+
+def open_validation(source: BlendSource) -> tuple[IndexedDatasetReader, packing.PackTable]:
+    """Documents and pack table of a source's validation set, which it must have.  Errors: as `open_source`."""
+    assert source.validation is not None
+    reader = _open_dataset(source)
+    return reader, _open_table(source, source.validation.pack, source.validation.sequences)
+
+
+def _open_dataset(source: BlendSource) -> IndexedDatasetReader:
     manifest, reader = open_dataset(source.prefix)
     if manifest.data_hash != source.data_hash:
         problem = f"the dataset was written again after the blend was planned (source '{source.name}')"
         raise UserError(source.prefix, problem, "restore it, or give grown data a prefix and a name of its own")
-    table = packing.open_pack(source.prefix.with_name(source.pack))
-    if table.sequences != source.of_sequences:
-        raise UserError(table.path, f"{table.sequences} sequences where the blend has {source.of_sequences}", _MEND)
-    return reader, table
+    return reader
+
+
+def _open_table(source: BlendSource, name: str, sequences: int) -> packing.PackTable:
+    table = packing.open_pack(source.prefix.with_name(name))
+    if table.sequences != sequences:
+        raise UserError(table.path, f"{table.sequences} sequences where the blend has {sequences}", _MEND)
+    return table
 
 
 def _prefix(name: str, source: SourceSettings, base_dir: Path) -> Path:

@@ -15,16 +15,31 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from data_prep.blend.schedule import Schedule
 from data_prep.manifest import TokenizerIdentity, content_hash, write_json
 from data_prep.order import Permutation
-from data_prep.settings import LossPolicy, SourceKind, SourcePolicy
+from data_prep.settings import LossPolicy, SourceKind, SourcePolicy, SplitSettings
 
 BLEND_FORMAT_VERSION: Final = 2
 UNENDING: Final = 2**63
-_NOT_SAMPLES = {"prefix", "weight", "pack", "kind", "pack_sequences"}
+_NOT_SAMPLES = {"prefix", "weight", "pack", "kind", "pack_sequences", "labels", "validation"}
 _SINCE_FORMAT_2 = {"loss", "policy"}
 
 
+class ValidationSet(BaseModel):
+    """The documents of a source that its blend's split sets apart.  `tokens` and `text_bytes` are of all of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pack: str = Field(description="file name of their pack table beside the dataset")
+    sequences: int = Field(ge=1)
+    documents: int = Field(ge=1)
+    tokens: int = Field(ge=2)
+    text_bytes: int = Field(ge=1)
+
+
 class BlendSource(BaseModel):
-    """One dataset of a blend.  `prefix` is absolute in memory and relative to blend.json on disk."""
+    """One dataset of a blend.  `prefix` is absolute in memory and relative to blend.json on disk.
+
+    `documents` and `tokens` are those that are trained on: with a split, of its training side.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,6 +53,8 @@ class BlendSource(BaseModel):
     data_hash: str
     pack: str = Field(description="file name of the pack table beside the dataset")
     sequences: int = Field(ge=1, description="samples of one epoch, the first of its pack table")
+    labels: int | None = Field(None, ge=1, description="tokens predicted in an epoch; None: all but the first")
+    validation: ValidationSet | None = None
     pack_sequences: int | None = Field(None, ge=1, description="sequences of the pack table; None: the same")
     weight: float | None = Field(None, description="format 1: weight as given")
 
@@ -96,6 +113,7 @@ class Blend(BaseModel):
     sources: tuple[BlendSource, ...] = Field(min_length=1)
     phases: tuple[BlendPhase, ...] = Field(min_length=1)
     ancestors: tuple[Ancestor, ...] = ()
+    split: SplitSettings | None = None
     _folder: Path | None = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -124,12 +142,15 @@ class Blend(BaseModel):
     def _hash(self, version: int) -> str:
         fields = _NOT_SAMPLES | (_SINCE_FORMAT_2 if version == 1 else set())
         unlike: Any = {"sources": {"__all__": fields}, "phases": {"__all__": {"name", "amounts"}}, "ancestors": True}
+        if version == 1:
+            unlike["split"] = True
         return content_hash({**self.model_dump(mode="json", exclude=unlike), "format_version": version})
 
     @cached_property
     def hashes(self) -> set[str]:
         """The hash, and the one that format 1 gave to the same samples, where it could say them."""
-        plain = all((source.loss, source.policy) == ("all", "concatenate") for source in self.sources)
+        plain = self.split is None
+        plain &= all((source.loss, source.policy) == ("all", "concatenate") for source in self.sources)
         return {self.hash, self._hash(2), *([self._hash(1)] if plain else [])}
 
     def with_changes(self, **changes: Any) -> Blend:

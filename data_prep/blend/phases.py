@@ -38,6 +38,7 @@ def schedule_run(settings: BlendSettings, tokenizer: TokenizerIdentity, sources:
         tokenizer=tokenizer,
         sources=tuple(sources),
         phases=tuple(phases),
+        split=settings.split,
     )
     return Resolved(blend, samples, proxy_of)
 

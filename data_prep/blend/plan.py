@@ -188,7 +188,7 @@ def _row(
         share=share,
         sequences=source.sequences,
         samples_drawn=drawn,
-        tokens_drawn=None if epochs is None else round(epochs * (source.tokens - 1) * used),
+        tokens_drawn=None if epochs is None else round(epochs * (source.labels or source.tokens - 1) * used),
         epochs=epochs,
         effective_tokens=None if until is None else effective_tokens(source.tokens * used, until),
         flags=_flags(source, until, seq_length, caps),

@@ -90,6 +90,7 @@ class Phase:
 
     def sources(self, start: int, stop: int) -> np.ndarray:
         """The source of each of the samples [start, stop), all in this phase, int32 [stop - start]."""
+        self._lay_out(self.period)
         return self._table[np.arange(start - self.first_sample, stop - self.first_sample) % self.period]
 
     def counts(self, samples: int) -> list[int]:

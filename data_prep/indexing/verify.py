@@ -62,8 +62,8 @@ def verify_sample(
 ) -> list[tuple[Path, int]]:
     """Holds a sample of all files' blocks against the manifest, spread over ranks, which together check all of it.
 
-    The sample depends on the manifest and `seed` only.  Every rank checks manifest, sizes and header; of the `blocks`
-    that are drawn (64 MiB each, all if there are fewer) it reads its share, and gives their files and numbers.
+    The sample depends on the manifest, `blocks` and `seed` only.  Every rank checks manifest, sizes and header; of the
+    `blocks` that are drawn (64 MiB each, all if there are fewer) it reads its share, and gives their files and numbers.
     Errors: a UserError naming the file, and the block.
     """
     if not 0 <= rank < world_size:

@@ -27,10 +27,11 @@ from data_prep.manifest import Manifest, content_hash
 from data_prep.order import Permutation
 from data_prep.packing.chains import ChainPacker
 from data_prep.packing.concatenate import concatenate
-from data_prep.packing.splits import MIXED, SIDES, Side, Split, sides_of
+from data_prep.packing.splits import MIXED, SIDES, Side, sides_of
 from data_prep.packing.table import PACK_FORMAT_VERSION, PackReport, PackTable, PackWriter, Piece, open_pack
+from data_prep.settings import SplitSettings
 
-__all__ = ["PackReport", "PackSpec", "PackTable", "Piece", "Side", "Split", "open_pack", "pack", "pack_path"]
+__all__ = ["SIDES", "PackReport", "PackSpec", "PackTable", "Piece", "Side", "open_pack", "pack", "pack_path"]
 
 PackPolicy = Literal["concatenate", "chains"]
 
@@ -46,7 +47,7 @@ class PackSpec:
     seq_length: int
     seed: int
     policy: PackPolicy = "concatenate"
-    split: Split | None = None
+    split: SplitSettings | None = None
     side: Side = "train"
 
 
@@ -120,7 +121,7 @@ def _concatenate(documents: Iterator[tuple[np.ndarray, np.ndarray]], spec: PackS
         writer.add(counts, rows)
     # Each sequence but the first repeats the last label of the one before.
     padding = writer.sequences * spec.seq_length - max(0, tokens - 1)
-    return PackReport(documents=count, tokens=tokens, padding=padding)
+    return PackReport(documents=count, tokens=tokens, labels=max(0, tokens - 1), padding=padding)
 
 
 def _spans(prefix: Path, manifest: Manifest) -> SpansReader | None:

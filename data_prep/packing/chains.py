@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,6 +78,7 @@ class ChainPacker:
         return PackReport(
             documents=counts["documents"],
             tokens=tokens,
+            labels=counts["labels"],
             padding=self._writer.sequences * self._capacity - tokens,
             cut_documents=counts["cut_documents"],
             repeated_tokens=counts["repeated_tokens"],
@@ -95,6 +97,7 @@ class ChainPacker:
         while room and (found := self._beside(room)):
             sequence += found[0]
             room -= found[1]
+        self._counts["labels"] += self._capacity - room - 1 - _breaks(sequence)
         self._waiting_counts.append(len(sequence))
         self._waiting_rows += sequence
         if len(self._waiting_counts) == _SEQUENCES:
@@ -180,6 +183,11 @@ class ChainPacker:
         self._writer.add(np.array(self._waiting_counts, np.int64), rows)
         self._counts["tokens"] += int(rows[:, 2].sum())
         self._waiting_counts, self._waiting_rows = [], []
+
+
+def _breaks(sequence: Sequence[Row]) -> int:
+    """Pieces that do not go on where the one before them ends: the first label of each is masked."""
+    return sum(row[:2] != (before[0], before[1] + before[2]) for before, row in pairwise(sequence))
 
 
 def _item(document: int, units: Sequence[Unit]) -> Item:

@@ -46,6 +46,7 @@ class PackReport(BaseModel):
 
     documents: int = Field(0, ge=0, description="documents with a piece in some sequence")
     tokens: int = Field(0, ge=0, description="tokens of all pieces")
+    labels: int = Field(0, ge=0, description="tokens that are predicted: those that follow another in their sequence")
     padding: int = Field(0, ge=0, description="positions of all sequences that no token stands at")
     cut_documents: int = Field(0, ge=0, description="documents that were cut into several items")
     repeated_tokens: int = Field(0, ge=0, description="tokens of texts that stand again before more of their pairs")

@@ -2,6 +2,7 @@
 
     BlendStream(blend.json).sample(i)          training: the blend decides which source and sequence
     SequentialStream(prefix, length).sample(k) validation: the tokens of one dataset in their order
+    ValidationStream(blend, source).sample(k)  validation: the documents of a source that a split sets apart
 
 Any i from 0 on may be asked for, in any order, from any process: nothing is consumed.
 """
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.blend import open_source, read_blend
-from data_prep.blend.file import BlendSource
+from data_prep.blend import Blend, open_source, read_blend
+from data_prep.blend.file import BlendSource, open_validation
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
 from data_prep.packing import PackTable, Piece
@@ -143,6 +144,34 @@ class SequentialStream:
                 pieces.append(Piece(document, start - begin, length))
             start, document = start + length, document + 1
         return pieces
+
+
+class ValidationStream:
+    """The documents of a source that its blend's split sets apart, back to back in the order of their pack table.
+
+    It is read as a `SequentialStream` is.
+    """
+
+    def __init__(self, blend: Blend, source: BlendSource, *, reset_position_ids: bool = False) -> None:
+        """Errors: a UserError naming a file that is missing, damaged, or written after the blend was planned."""
+        assert source.validation is not None
+        self._reader, self._table = open_validation(source)
+        self.seq_length, self.name, self.prefix = blend.seq_length, source.name, source.prefix
+        self.text_bytes, self.tokens = source.validation.text_bytes, source.validation.tokens
+        self.tokenizer, self._reset = blend.tokenizer, reset_position_ids
+
+    def __len__(self) -> int:
+        return self._table.sequences
+
+    def sample(self, index: int) -> Sample:
+        """Sequence `index` of the set.  Errors: an IndexError outside [0, len(self))."""
+        pieces = self._table.pieces(index)
+        tokens = np.concatenate([self._reader.read(piece.document, piece.offset, piece.length) for piece in pieces])
+        counts, padding = np.ones(len(tokens), bool), self.tokenizer.eod_id or 0
+        return _sample(tokens, counts, self.seq_length, padding, pieces, self._reset, self.name)
+
+
+HeldOut = SequentialStream | ValidationStream
 
 
 def _sample(

@@ -12,13 +12,16 @@ from data_prep import blend as blends
 from data_prep.errors import UserError
 from data_prep.indexing.verify import verify_sample
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.data.stream import BlendStream, SequentialStream
+from megatron_ipt.data.stream import BlendStream, HeldOut, SequentialStream, ValidationStream
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, section
 
 logger = logging.getLogger(__name__)
+
+BLOCKS = 4
+"""Blocks (64 MiB) of a dataset that a rank reads at the start of training: about a tenth of a second each."""
 
 FREE_TO_CHANGE = {
     *("train_iters", "save", "load", "finetune", "blend", "held_out", "parity_gate", "load_hf"),
@@ -31,14 +34,25 @@ FREE_TO_CHANGE = {
 """Settings that do not change what a step computes: length, places, intervals and layout."""
 
 
-def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, tuple[SequentialStream, ...]]:
-    """The training stream and the held-out ones, if there are any; UserError where lengths are unlike."""
+def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, tuple[HeldOut, ...]]:
+    """The training stream and the held-out ones, if there are any; UserError where lengths are unlike.
+
+    Held out are the sets that the recipe names, and what the blend's split sets apart of each source.
+    """
     stream = BlendStream(train.blend or paths.blend, reset_position_ids=train.reset_position_ids)
     if stream.seq_length != train.seq_length:
         raise UserError(
             "train.seq_length", f"{train.seq_length} is not the blend's {stream.seq_length}", "set both to the same"
         )
-    return stream, tuple(_held_out(name, prefix, train, stream) for name, prefix in _held_out_sets(train, paths))
+    held_out: list[HeldOut] = [_held_out(name, prefix, train, stream) for name, prefix in _held_out_sets(train, paths)]
+    for source in stream.blend.sources:
+        if source.validation:
+            apart = ValidationStream(stream.blend, source, reset_position_ids=train.reset_position_ids)
+            if apart.name in [dataset.name for dataset in held_out]:
+                problem = "is the name of a held-out set and of a source that has a validation set of its own"
+                raise UserError(f"train.held_out.{apart.name}", problem, "give the held-out set another name")
+            held_out.append(apart)
+    return stream, tuple(held_out)
 
 
 def _held_out_sets(train: TrainSettings, paths: RunPaths) -> list[tuple[str, Path]]:
@@ -57,18 +71,19 @@ def _held_out(name: str, prefix: Path, train: TrainSettings, stream: BlendStream
     return held_out
 
 
-def verify_data(stream: BlendStream, held_out: Sequence[SequentialStream]) -> None:
+def verify_data(stream: BlendStream, held_out: Sequence[HeldOut], seed: int) -> None:
     """Reads a sample of the data's blocks, spread over all ranks; opening looks at the ends of each file only.
 
+    Each rank reads BLOCKS of each dataset, others for another `seed`, which is equal on all ranks.
     Errors: a UserError on all ranks, naming the file and the block that is damaged on any of them.
     """
-    prefixes = [source.prefix for source in stream.blend.sources] + [dataset.prefix for dataset in held_out]
+    prefixes = {source.prefix for source in stream.blend.sources} | {dataset.prefix for dataset in held_out}
     rank, ranks = parallel.place()
 
     def share() -> UserError | None:
         try:
-            for prefix in prefixes:
-                verify_sample(prefix, rank, ranks)
+            for prefix in sorted(prefixes):
+                verify_sample(prefix, rank, ranks, blocks=BLOCKS * ranks, seed=seed)
         except UserError as error:
             return error
         return None

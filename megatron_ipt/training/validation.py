@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from megatron_ipt.data.loader import indices, micro_batches
-from megatron_ipt.data.stream import Sample, SequentialStream
+from megatron_ipt.data.stream import HeldOut, Sample
 from megatron_ipt.mcore import device
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore.parallel import Ranks
@@ -27,9 +27,7 @@ class Validation:
     tokens: int
 
 
-def validate(
-    chunks: Sequence[torch.nn.Module], held_out: SequentialStream, train: TrainSettings, ranks: Ranks
-) -> Validation:
+def validate(chunks: Sequence[torch.nn.Module], held_out: HeldOut, train: TrainSettings, ranks: Ranks) -> Validation:
     """Score the first eval_iters global batches of `held_out`, each sequence once; all ranks call it."""
     batches = min(train.eval_iters, -(-len(held_out) // train.global_batch_size))
     for chunk in chunks:
@@ -59,7 +57,7 @@ def validate(
     return Validation(held_out.name, loss, loss / math.log(2) * tokens_a_byte, count)
 
 
-def _sample(held_out: SequentialStream, index: int) -> Sample:
+def _sample(held_out: HeldOut, index: int) -> Sample:
     """Sequence `index`, or, past the end, one that is masked whole (a batch is always full)."""
     if index < len(held_out):
         return held_out.sample(index)

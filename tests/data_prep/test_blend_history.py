@@ -167,11 +167,11 @@ def test_blends_of_format_1_are_read_and_gone_on_with(folder: Path) -> None:
     """As the first version wrote them: one weight a source, nothing of kinds, loss and amounts."""
     now = planned(folder, one=3, two=1)
     old = orjson.loads((folder / "out/blend.json").read_bytes())
-    for key in ("hash", "blend_hash", "ancestors"):
+    for key in ("hash", "blend_hash", "ancestors", "split"):
         del old[key]
     old["format_version"] = 1
     for source, weight in zip(old["sources"], (3.0, 1.0), strict=True):
-        for key in ("kind", "loss", "policy", "pack_sequences", "weight"):
+        for key in ("kind", "loss", "policy", "pack_sequences", "labels", "validation", "weight"):
             del source[key]
         source["weight"] = weight
     for phase in old["phases"]:

@@ -8,10 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_prep.blend.order import Permutation
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from data_prep.blend import append, open_source, plan, read_blend, verify_draws
 from data_prep.blend.verify import Fault, Stretch, repeated_documents, verify_record
@@ -32,15 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> Path
 def settings(folder: Path, **changes: Any) -> BlendSettings:
     sources = {"large": {"prefix": folder / "large", "weight": 3}, "small": {"prefix": folder / "small", "weight": 2}}
     return BlendSettings(**{"sources": sources, "seq_length": 16, "period": 100, "refuse_epochs": 999, **changes})
-
-
-@hypothesis_settings(deadline=None)
-@given(st.integers(1, 3000), st.integers(0, 2**40), st.data())
-def test_images_are_those_of_each_index(size: int, seed: int, data: st.DataObject) -> None:
-    order = Permutation(size, seed, "wiki", 3)
-    start = data.draw(st.integers(0, size))
-    stop = data.draw(st.integers(start, size))
-    assert order.images(start, stop).tolist() == [order[index] for index in range(start, stop)]
 
 
 @pytest.mark.parametrize("samples", [0, 7, 60, 250, 1500])

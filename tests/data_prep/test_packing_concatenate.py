@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from data_prep.order import Permutation
-from data_prep.packing import PackSpec, Piece, Split, open_pack, pack, pack_path
+from data_prep.packing import PackSpec, Piece, open_pack, pack, pack_path
 from data_prep.packing.concatenate import concatenate
 from data_prep.packing.splits import SIDES
+from data_prep.settings import SplitSettings
 
 LENGTHS = st.lists(st.integers(0, 20), min_size=1, max_size=40)
 
@@ -82,7 +83,9 @@ def test_table_is_built_once_and_named_by_all_it_depends_on(tmp_path: Path, writ
     assert not list(tmp_path.glob("*.partial"))
     other = write_dataset(tmp_path / "e", [[1, 2, 3], [4, 5, 1]])
     specs = [PackSpec(2, 1), PackSpec(3, 1), PackSpec(2, 2), PackSpec(2, 1, "chains")]
-    specs += [PackSpec(2, 1, split=Split(validation=0.1, seed=seed), side=side) for seed in (1, 2) for side in SIDES]
+    specs += [
+        PackSpec(2, 1, split=SplitSettings(validation=0.1, seed=seed), side=side) for seed in (1, 2) for side in SIDES
+    ]
     paths = {pack_path(prefix, manifest, spec) for spec in specs}
     assert len(paths | {pack_path(prefix, other, specs[0])}) == 9
 
