@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
     def sample(index: int) -> Sample:
         read.append(index)
         row = np.full(8, index)
-        return Sample(row, row + 1, np.full(8, 0.5, np.float32), np.arange(8), "one", ())
+        return Sample(row, row + 1, np.full(8, 0.5, np.float32), np.arange(8), "one", (), np.zeros(8, np.int64))
 
     with parallel.distributed(), parallel.model_parallel(train) as ranks:
         with read_ahead(sample, train, ranks, consumed_samples=0, steps_left=2) as loader:

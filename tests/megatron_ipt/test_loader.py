@@ -29,7 +29,7 @@ def stream(tmp_path: Path, write_dataset) -> BlendStream:
     write_dataset(tmp_path / "one", [[10 + i, *range(200, 200 + i % 23), 0] for i in range(100)])
     write_dataset(tmp_path / "two", [[7, 8, 0], [9, 0]])
     sources = {name: {"prefix": name, "weight": weight} for name, weight in (("one", 3), ("two", 1))}
-    plan(BlendSettings(sources=sources, seq_length=16, period=8), tmp_path / "out", tmp_path)
+    plan(BlendSettings(sources=sources, seq_length=16, period=8, allow=("short_source",)), tmp_path / "out", tmp_path)
     return BlendStream(tmp_path / "out/blend.json")
 
 
@@ -43,7 +43,7 @@ def _no_thread_is_left() -> Iterator[None]:
 def numbered(index: int) -> Sample:
     """A sample whose tokens are its number."""
     row = np.full(4, index)
-    return Sample(row, row + 1, np.ones(4, np.float32), np.arange(4), "one", ())
+    return Sample(row, row + 1, np.ones(4, np.float32), np.arange(4), "one", (), np.zeros(4, np.int64))
 
 
 def first_tokens(batches: list[loader.Batch]) -> list[int]:

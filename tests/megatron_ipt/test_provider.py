@@ -43,7 +43,11 @@ def blend(tmp_path: Path, write_dataset: Any) -> Path:
     for name, documents in (("one", ONE), ("small", SMALL), ("held_out", ONE[30:60])):
         write_dataset(tmp_path / name, documents)
     sources = {name: {"prefix": name, "weight": weight} for name, weight in (("one", 3), ("small", 1))}
-    plan(BlendSettings(sources=sources, seq_length=SEQ_LENGTH, period=8), tmp_path / "out", tmp_path)
+    plan(
+        BlendSettings(sources=sources, seq_length=SEQ_LENGTH, period=8, allow=("short_source",)),
+        tmp_path / "out",
+        tmp_path,
+    )
     return tmp_path / "out/blend.json"
 
 
