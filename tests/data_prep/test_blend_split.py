@@ -1,0 +1,102 @@
+"""A blend with a split: what is set apart is never drawn, in no source; each source has a validation set of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_dataset import save_tokenizer, training_text, write_rows
+
+from data_prep.blend import append, plan, read_blend
+from data_prep.indexing import index
+from data_prep.indexing.lineage import read_lineage
+from data_prep.packing import open_pack
+from data_prep.records import AugmentedText, Chain, Pair
+from data_prep.settings import BlendSettings, IndexSettings
+
+TEXTS = [AugmentedText(f"doc-{number}", f"Wand {number}. " * 5, (Pair("Was?", "Das."),)) for number in range(120)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`raw`: documents 0 to 79; `augmented`: chains of 60 to 119 in pairs."""
+    folder = tmp_path_factory.mktemp("split")
+    save_tokenizer(folder / "tokenizer")
+    chains = [Chain(f"c{n}", (TEXTS[n], TEXTS[n + 1])) for n in range(60, 120, 2)]
+    write_rows(folder / "raw.jsonl", [{"id": text.document_id, "text": text.text} for text in TEXTS[:80]])
+    write_rows(folder / "augmented.jsonl", [training_text(chain, seed=1).to_json() for chain in chains])
+    write_rows(folder / "more.jsonl", [{"id": text.document_id, "text": text.text} for text in TEXTS[40:60]])
+    for name in ("raw", "augmented", "more"):
+        settings = IndexSettings(encoder="tokenizers")
+        index(settings, [folder / f"{name}.jsonl"], folder / "tokenizer", folder / name)
+    return folder
+
+
+def settings(**more: object) -> BlendSettings:
+    sources = {
+        "raw": {"prefix": "raw", "weight": 2},
+        "augmented": {"prefix": "augmented", "kind": "augmented", "policy": "chains", "weight": 1},
+    }
+    values = {"sources": sources, "seq_length": 128, "period": 30, "allow": ["copies"], **more}
+    return BlendSettings.model_validate(values)
+
+
+def ids(prefix: Path, pack: str) -> set[str]:
+    """The raw documents of a pack table."""
+    table, origins = open_pack(prefix.with_name(pack)), read_lineage(prefix)["origins"].to_pylist()
+    documents = {piece.document for number in range(table.sequences) for piece in table.pieces(number)}
+    return {origin["document_id"] for document in documents for origin in origins[document]}
+
+
+def test_no_raw_document_is_on_both_sides_of_any_source(folder: Path) -> None:
+    plan(settings(split={"validation": 0.3}), folder / "out", folder)
+    blend = read_blend(folder / "out/blend.json")
+    train = [ids(source.prefix, source.pack) for source in blend.sources]
+    apart = [ids(source.prefix, source.validation.pack) for source in blend.sources if source.validation]
+    assert len(apart) == 2
+    assert not (train[0] | train[1]) & (apart[0] | apart[1])
+    assert train[0] | apart[0] == {f"doc-{number}" for number in range(80)}
+    sizes = {text.document_id: len(text.text.encode()) for text in TEXTS}
+    assert blend.sources[0].validation is not None
+    assert blend.sources[0].validation.text_bytes == sum(sizes[name] for name in apart[0])
+    assert blend.sources[0].validation.documents == len(apart[0])
+    assert blend.sources[0].documents == len(train[0])
+
+
+def test_the_split_is_part_of_what_a_run_has_seen(folder: Path) -> None:
+    hashes = set()
+    for split in (None, {"validation": 0.3}, {"validation": 0.3, "seed": 5}):
+        plan(settings(split=split), folder / "out", folder)
+        hashes.add(read_blend(folder / "out/blend.json").hash)
+    assert len(hashes) == 3
+
+
+def test_a_source_that_is_appended_is_split_alike(folder: Path) -> None:
+    plan(settings(split={"validation": 0.3}), folder / "out", folder)
+    blend = read_blend(folder / "out/blend.json")
+    longer = append(blend, 40, {"more": 1}, {"more": (folder / "more", "raw")})
+    source = longer.sources[-1]
+    assert longer.split == blend.split and source.validation is not None
+    apart = ids(folder / "raw", blend.sources[0].validation.pack)  # type: ignore[union-attr]
+    assert not ids(source.prefix, source.pack) & apart
+    assert ids(source.prefix, source.validation.pack) <= apart
+
+
+def test_the_plan_counts_what_is_predicted(folder: Path) -> None:
+    table = plan(settings(split={"validation": 0.3}, train_samples=60), folder / "out", folder)
+    blend = read_blend(folder / "out/blend.json")
+    for row, source in zip(table.rows, blend.sources, strict=True):
+        pack = open_pack(source.prefix.with_name(source.pack))
+        labels = 0
+        for number in range(pack.sequences):
+            before = None
+            for piece in pack.pieces(number):
+                follows = before is not None and (before.document, before.offset + before.length) == (
+                    piece.document,
+                    piece.offset,
+                )
+                labels += piece.length - (source.policy == "chains" and not follows)
+                before = piece
+            labels -= source.policy == "concatenate"
+        assert row.epochs is not None
+        assert row.tokens_drawn == round(row.epochs * labels)
