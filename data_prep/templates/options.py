@@ -47,10 +47,11 @@ def list_options(pair: Pair, styles: Styles, text_draws: Draws, pair_draws: Draw
     """The options of `pair` in a style drawn for its text, in an order drawn for the pair.
 
     Args:
-        unanswerable: the share of questions that get one more option.
+        unanswerable: the share of questions that get one more option, of those that can have one.
     """
     naming = named_by(pair, styles)
-    extra = extra_option(pair, styles, pair_draws) if pair_draws.below("unanswerable", unanswerable) else ""
+    wanted = pair_draws.below("unanswerable", unanswerable) and _leaves_no_doubt(pair, styles)
+    extra = extra_option(pair, styles, pair_draws) if wanted else ""
     options = pair.options
     if naming:
         options = (*options, extra) if extra else options  # at the end, or the pair's names would move
@@ -88,7 +89,7 @@ def named_by(pair: Pair, styles: Styles) -> Naming | None:
     own = [match.group(1) if (match := _OWN_NAME.match(option)) else "" for option in pair.options]
     if any(own == [_names(place)[kind] for place in range(len(own))] for kind in _names(0)):
         return "own"
-    final = pair.answer.rpartition(CONCLUSION)[2].strip() if pair.rationale else pair.answer.strip()
+    final = _final(pair)
     if _place_of(final, pair.options) is None and _place_of(final.rstrip("."), pair.options) is None:
         match = _BARE_NAME.fullmatch(final) or _OWN_NAME.match(final)
         if match:
@@ -111,6 +112,39 @@ def extra_option(pair: Pair, styles: Styles, draws: Draws) -> str:
         if wording.casefold() not in taken and wording.casefold() not in said
     ]
     return draws.choose("unanswerable_wording", free) if free else ""
+
+
+def right_place(pair: Pair) -> int | None:
+    """The place of the option that the answer, or its conclusion, says or names; None where it is none of them."""
+    final = _final(pair)
+    for said in (final, final.rstrip(".")):
+        if (place := _place_of(said, pair.options)) is not None:
+            return place
+    bare, own = _BARE_NAME.fullmatch(final), _OWN_NAME.match(final)
+    match = bare or own
+    if match is None:
+        return None
+    name = match.group(1).upper()
+    place = next((place for place in range(len(pair.options)) if name in _names(place).values()), None)
+    if place is None or bare:
+        return place
+    words = final[match.end() - 1 :]
+    return place if place in (_place_of(words, pair.options), _place_of(words.rstrip("."), pair.options)) else None
+
+
+def _leaves_no_doubt(pair: Pair, styles: Styles) -> bool:
+    """One of the options is right, and it does not itself say that none is, or speak of the others: one more option
+    would be right where the answer is none of them, and wrong the answer "all of the above"."""
+    place = right_place(pair)
+    if place is None:
+        return False
+    right = pair.options[place]
+    wordings = (wording.casefold() for (wording,) in styles.lists["option_lines.unanswerable"])
+    return not _speaks_of_places(right, styles) and not any(wording in right.casefold() for wording in wordings)
+
+
+def _final(pair: Pair) -> str:
+    return pair.answer.rpartition(CONCLUSION)[2].strip() if pair.rationale else pair.answer.strip()
 
 
 def _place_of(answer: str, options: Sequence[str]) -> int | None:

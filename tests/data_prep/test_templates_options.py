@@ -138,6 +138,28 @@ def test_the_unanswerable_option_is_there_as_often_as_asked_and_never_right(lang
     assert len(block(rendered(1, choice())).split("\n")) == 4
 
 
+@pytest.mark.parametrize(
+    ("pair", "lines"),
+    [
+        (choice("a bird", ("a cat", "a dog")), 2),
+        (choice("a bird", ("a cat", "a dog"), rationale="It has wings."), 2),
+        (choice("C", ("a cat", "a dog")), 2),
+        (choice("B. a bird", ("a cat", "a dog")), 2),
+        (choice("none of the above", ("a cat", "a dog", "none of the above")), 3),
+        (choice("all of the above", ("a cat", "a dog", "all of the above")), 3),
+        (choice("Unknown", ("a cat", "Unknown")), 2),
+        (choice("a dog.", ("a cat", "a dog")), 3),
+        (choice("B", ("a cat", "a dog")), 3),
+        (choice("B. a dog.", ("a cat", "a dog")), 3),
+        (choice("a dog", ("a cat", "a dog"), rationale="It barks."), 3),
+    ],
+)
+def test_no_option_is_added_that_may_be_right(pair: Pair, lines: int) -> None:
+    """ "None of these" is right where the answer is no option, and where it says the same in other words."""
+    for number in range(30):
+        assert len(block(rendered(number, pair, unanswerable=1.0)).split("\n")) == lines
+
+
 def test_an_answer_that_is_no_option_stays_as_it_is_and_many_options_have_names() -> None:
     for number in range(40):
         assert said(rendered(number, choice("purple")), "answer", 0) == "purple"
