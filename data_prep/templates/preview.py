@@ -21,6 +21,7 @@ from data_prep.settings import RenderSettings
 from data_prep.templates.documents import render_chain
 from data_prep.templates.input import sound_chains
 from data_prep.templates.render import styles_of
+from data_prep.terminal import printable
 
 MEANINGS: Final[dict[SpanClass, str]] = {
     "text": "raw text",
@@ -36,8 +37,6 @@ _COLOURS: Final[dict[SpanClass, str]] = {
     "template": "dim",
     "control": "reverse magenta",
 }
-# Control characters would act on a terminal, and vanish from a page: show their pictures.
-_PICTURES: Final = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "\u2421"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def spans(text: TrainingText) -> Iterator[Shown]:
         pair = (span.kind, span.of) if span.kind in ("question", "answer") else None
         mark = str(span.of + 1) if pair and pair != last else ""
         last = pair or last
-        yield Shown(span.kind, text.text[span.start : span.end].translate(_PICTURES), mark)
+        yield Shown(span.kind, printable(text.text[span.start : span.end]), mark)
 
 
 def kinds(texts: Sequence[TrainingText]) -> list[SpanClass]:
@@ -111,8 +110,8 @@ def _panel(text: TrainingText) -> Panel:
         f"{origin.source or 'document'} {origin.document_id} [{origin.start}:{origin.end}], pairs: {len(origin.checks)}"
         for origin in text.origins
     ]
-    notes = Text("\n".join([*lines, *drawn]).translate(_PICTURES), "dim")
-    title = Text(" · ".join([text.id, *words[1:], *words[:1]]).translate(_PICTURES), "bold")
+    notes = Text(printable("\n".join([*lines, *drawn])), "dim")
+    title = Text(printable(" · ".join([text.id, *words[1:], *words[:1]])), "bold")
     return Panel(Group(body, Text(), notes), title=title, title_align="left", border_style="dim", padding=(1, 2))
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 
 from data_prep.readers import atomic_file
 from data_prep.records import TrainingText
 from data_prep.templates.preview import MEANINGS, counted, facts, kinds, spans
+from data_prep.terminal import printable
 
 _STYLE = Path(__file__).with_name("preview.css")
+
+
+def escape(text: str) -> str:
+    """Text of others as content of the page."""
+    return escape_html(printable(text))
 
 
 def write_page(texts: Sequence[TrainingText], path: Path) -> None:

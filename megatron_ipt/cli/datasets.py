@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_prep.errors import UserError
+from data_prep.terminal import printable
 from megatron_ipt.cli import tables
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 COLOURS = {"text": "", "question": "cyan", "answer": "green", "template": "dim", "control": "magenta"}
 _BAR = 40
 _SOURCES_SHOWN = 20
-# Control characters of a document would reach the terminal: their pictures do instead.
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421, 0x9B: 0x241B}
 
 Prefix = Annotated[Path, typer.Argument(help="the dataset: PREFIX of PREFIX.bin, PREFIX.idx, PREFIX.manifest.json")]
 Tokenizer = Annotated[
@@ -86,7 +85,7 @@ def verify(
     if rows:
         tables.show("as written", ("dataset", "documents", "tokens", "checked", "seconds"), rows)
     for fault in faults[:-1]:
-        typer.echo(f"error: {fault}", err=True)
+        typer.echo(f"error: {printable(str(fault))}", err=True)
     if faults:
         raise faults[-1]
 
@@ -163,11 +162,7 @@ def _put_json(found: Any) -> None:
 
 def _safe(value: object) -> str:
     """For a cell of a table: text of a document, or a name, is no markup."""
-    return escape(_printable(str(value)))
-
-
-def _printable(text: str) -> str:
-    return text.translate(_PICTURES)
+    return escape(printable(str(value)))
 
 
 def _facts(title: str, facts: list[tuple[str, Any]]) -> None:
@@ -226,14 +221,14 @@ def _show_sample(sample: Sample) -> None:
     shown = sum(len(part.ids) for part in sample.parts)
     if shown < sample.tokens:
         body.append(f" ... {sample.tokens - shown:,} more tokens", "italic")
-    title = Text(_printable(f"document {sample.document:,}: {sample.id}, {sample.tokens:,} tokens"))
+    title = Text(printable(f"document {sample.document:,}: {sample.id}, {sample.tokens:,} tokens"))
     tables.console().print(Panel(body, title=title, title_align="left"))
 
 
 def _part(part: Part) -> Text:
     if part.text is None:
         return Text(" ".join(map(str, part.ids)) + " ", COLOURS[part.kind])
-    return Text(_printable(part.text), COLOURS[part.kind])
+    return Text(printable(part.text), COLOURS[part.kind])
 
 
 def _token_facts(found: Trace, token: TracedToken) -> list[tuple[str, Any]]:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from data_prep.errors import UserError
+from data_prep.terminal import printable
 from megatron_ipt.cli import ablate, blend, convert, data, doctor, evaluate, plan, report, run, train
 
 
@@ -63,7 +64,7 @@ def told_in_a_line(run: Callable[[], object]) -> None:
 
 
 def _fail(line: str) -> None:
-    sys.stderr.write(f"error: {line}\n")
+    sys.stderr.write(f"error: {printable(line)}\n")
     raise SystemExit(1)
 
 

@@ -12,15 +12,21 @@ from rich.console import Console
 from templates_data import PAIRS, chain_of
 
 from data_prep.readers import write_jsonl
-from data_prep.records import AugmentedText, Chain, TrainingText
+from data_prep.records import AugmentedText, Chain, Origin, Span, TrainingText
 from data_prep.settings import RenderSettings
 from data_prep.templates.parts import Piece, spans_of, template
 from data_prep.templates.preview import documents, show
 from data_prep.templates.preview_page import page, write_page
+from data_prep.terminal import printable
 
 HOSTILE = (
     "</div><script>alert(1)</script> & \"quoted\" 'single' [bold red]markup[/] \x1b[31mred\x1b]0;title\x07 <|im_end|>"
 )
+
+
+# ESC's 8-bit relatives (CSI, OSC, DCS), NEL, and what turns the direction of a line.
+ACTING = "".join(map(chr, [*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]))
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def chains(tmp_path: Path) -> Path:
@@ -94,6 +100,19 @@ def test_the_terminal_shows_all_text_in_colours_and_is_not_told_to_do_anything(t
     for word in ("raw text", "question, its options", "answer", "wording of the template", "c<0>", "classic", "d&1"):
         assert word in shown
     assert "control token" not in shown
+
+
+def test_no_character_that_acts_or_turns_a_line_is_shown() -> None:
+    """In the text, in the ids and in what was drawn; in the terminal and on the page."""
+    said = f"a{ACTING}{TURNING}z"
+    origin = Origin(said, said, 0, len(said), (said,), 0)
+    text = TrainingText(said, said, (origin,), f"en@{said} classic; free=1{said}", 1, (Span(0, len(said), "text", 0),))
+    stream = io.StringIO()
+    show([text], Console(file=stream, width=2000))
+    for shown in (stream.getvalue(), page([text])):
+        assert not set(shown) & (set(ACTING) | set(TURNING))
+        assert "␛" in shown and "U+009D" in shown and "U+0090" in shown and "U+202E" in shown and "U+2069" in shown
+    assert printable("line\n\ttab é 中 🙂\u200d") == "line\n\ttab é 中 🙂\u200d"
 
 
 def test_control_tokens_have_a_class_of_their_own() -> None:

@@ -223,7 +223,14 @@ def datasets(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
     hf = with_byte_tokenizer(tiny.hf, folder / "hf")
     spans = {"ends": [7, 8, 12, 13, 16], "kinds": "t.q.a", "of": [0, -1, 0, -1, 0]}
-    origin = {"document_id": "doc[/b]", "source": "[red]x", "start": 3, "end": 10, "checks": ["form length"], "at": 0}
+    origin = {
+        "document_id": "doc[/b]",
+        "source": "[red]x\x9b2J\x9d0;t\u202e",
+        "start": 3,
+        "end": 10,
+        "checks": ["form length"],
+        "at": 0,
+    }
     row = {
         "id": "chain",
         "text": "[/b] \x1bc\nWho?\nBee",
@@ -242,7 +249,7 @@ def test_datasets_are_inspected_traced_merged_and_verified(datasets: Path) -> No
     a, b, hf = datasets / "a", datasets / "b", datasets / "hf"
     shown = ipt("data", "inspect", a, "--tokenizer", hf).stdout
     assert "[/b] ␛c" in shown and "\x1b" not in shown
-    assert "[red]x" in shown
+    assert "[red]x<U+009B>2J<U+009D>0;t<U+202E>" in shown and not set(shown) & set("\x9b\x9d\u202e")
     found = json.loads(ipt("data", "inspect", a, "--json").stdout)
     assert (found["documents"], found["tokens"]) == (1, 17)
     assert found["tokens_by_class"] == {"text": 7, "question": 4, "answer": 3, "template": 2, "control": 1}
