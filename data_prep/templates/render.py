@@ -12,7 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import xxhash
 
 from data_prep.errors import UserError
 from data_prep.readers import atomic_file, json_line, read_documents, read_rows, write_json
@@ -104,15 +106,25 @@ def styles_of(settings: RenderSettings) -> Styles:
     return load_styles(settings.language, settings.templates)
 
 
+class Part(NamedTuple):
+    """Characters [start, end) of a document that are spoken for: the hash of how they read, not the text itself."""
+
+    start: int
+    end: int
+    digest: int
+    in_chain: bool
+
+
 @dataclass
 class Ledger:
     """Which parts of which documents are spoken for, until the document itself comes by."""
 
-    parts: dict[str, list[tuple[AugmentedText, bool]]] = field(default_factory=lambda: defaultdict(list))
+    parts: dict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, text: AugmentedText, in_chain: bool) -> None:
         """Notes that `text` is in a training text with pairs, or goes on as raw text."""
-        self.parts[text.document_id].append((text, in_chain))
+        part = Part(text.start, text.start + len(text.text), _digest(text.text), in_chain)
+        self.parts[text.document_id].append(part)
 
     def take(self, document: Document) -> list[tuple[int, int]]:
         """The parts [start, end) of the document that are in chains, in order.
@@ -122,17 +134,16 @@ class Ledger:
         """
         taken = []
         last = 0
-        for text, in_chain in sorted(self.parts.pop(document.id, ()), key=lambda part: part[0].start):
-            end = text.start + len(text.text)
-            if document.text[text.start : end] != text.text:
-                problem = f"characters {text.start} to {end} are not what was synthesized"
+        for part in sorted(self.parts.pop(document.id, ())):
+            if _digest(document.text[part.start : part.end]) != part.digest:
+                problem = f"characters {part.start} to {part.end} are not what was synthesized"
                 raise UserError(f"document '{document.id}'", problem, "render with the documents that were synthesized")
-            if text.start < last:
-                problem = f"characters {text.start} to {last} are used twice"
+            if part.start < last:
+                problem = f"characters {part.start} to {last} are used twice"
                 raise UserError(f"document '{document.id}'", problem, "give each chain and each leftover once")
-            last = end
-            if in_chain:
-                taken.append((text.start, end))
+            last = part.end
+            if part.in_chain:
+                taken.append((part.start, part.end))
         return taken
 
     def check_empty(self, documents_path: Path | str) -> None:
@@ -144,6 +155,10 @@ class Ledger:
         if self.parts:
             problem = f"{len(self.parts)} documents of the chains are not in it, '{next(iter(self.parts))}' first"
             raise UserError(documents_path, problem, "render with the documents that were synthesized")
+
+
+def _digest(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode())
 
 
 def _chains(path: Path | str, settings: RenderSettings, ledger: Ledger, counts: Counter[str]) -> Iterator[Chain]:

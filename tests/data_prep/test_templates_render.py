@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,23 @@ def test_chains_of_other_documents_and_texts_used_twice_are_refused(tmp_path: Pa
     with pytest.raises(UserError, match=told):
         render(RenderSettings(), chains, [leftover], corpus, tmp_path / "text")
     assert not (tmp_path / "text" / "summary.json").exists()
+
+
+def test_what_is_kept_of_a_chain_is_small(tmp_path: Path):
+    """Both files are read one row at a time; of a text and its pairs its place and a hash stay."""
+    count, pair = 300, Pair("Who? " + "q" * 30_000, "I. " + "a" * 30_000)
+    letters = [f"<{number}>" + "x" * 20_000 for number in range(count)]
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": f"d{number}", "text": text} for number, text in enumerate(letters)])
+    chains = ((AugmentedText(f"d{number}", text, (pair,)),) for number, text in enumerate(letters[1:], 1))
+    paths = write(tmp_path, list(chains), [AugmentedText("d0", letters[0], (pair,))])
+    assert paths[0].stat().st_size > 23_000_000
+    tracemalloc.start()
+    try:
+        render(RenderSettings(), *paths, tmp_path / "corpus.jsonl", tmp_path / "text")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
 
 
 KEYS = ("id", "texts", "document_id", "text", "pairs", "start", "source", "question", "answer", "options", "checks")
