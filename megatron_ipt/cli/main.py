@@ -16,6 +16,18 @@ from data_prep.errors import UserError
 from data_prep.terminal import printable
 from megatron_ipt.cli import ablate, blend, convert, data, doctor, evaluate, plan, report, run, train
 
+# What a user can do, by error number; any other one of a file is told without.
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room or choose another folder, start again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to, start again"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed: choose another path"),
+    errno.EISDIR: "a folder stands where a file is needed: choose another path",
+    errno.ENOENT: "give a path that is there",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "links lead in a circle: give the path that is meant",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`) or use fewer workers"),
+}
+
 
 class InFlowOrder(TyperGroup):
     """Lists the verbs in the order of the flow, not alphabetically and not groups last."""
@@ -56,11 +68,15 @@ def told_in_a_line(run: Callable[[], object]) -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.filename is None and error.errno not in _MENDS:
             raise
-        _fail(
-            f"{error.filename or 'disk'}: {os.strerror(error.errno)}; make room or choose another folder, start again"
-        )
+        _fail(_told(error))
+
+
+def _told(error: OSError) -> str:
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    problem = os.strerror(error.errno) if error.errno else error.strerror or type(error).__name__
+    return str(UserError(name or "disk", problem, _MENDS.get(error.errno or 0, "mend this, or choose another path")))
 
 
 def _fail(line: str) -> None:

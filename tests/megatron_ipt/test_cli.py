@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from data_prep.blend import plan
 from data_prep.indexing.layout import bin_path
 from data_prep.manifest import BlockHasher
 from data_prep.settings import BlendSettings, SourceSettings
+from megatron_ipt.cli.main import told_in_a_line
 
 VERBS = [
     "run",
@@ -108,6 +113,56 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     assert "no such run" in fails("report", tmp_path / "none")
     assert "no Hugging Face directory" in fails("evaluate", tmp_path, text, "--out", tmp_path / "o.json")
     assert "--rounds" in fails("data", "synthesize", text, tmp_path / "out", "--rounds", "0")
+
+
+def test_paths_that_cannot_be_are_told_in_a_line(tmp_path: Path, write_dataset: Any) -> None:
+    file = write(tmp_path / "a.jsonl", '{"id": "a", "text": "x"}\n')
+    write_dataset(tmp_path / "one", [[1, 2, 3, 0]], vocab_size=512)
+    below = f"{file}/x"
+    for call in (("data", "merge", below, tmp_path / "one"), ("data", "render", file, file, below)):
+        assert f"error: {file}" in (told := fails(*call)) and "choose another path" in told
+    chain = '{"id": "c", "texts": [{"document_id": "a", "text": "x", "pairs": [{"question": "Q?", "answer": "A."}]}]}\n'
+    chains = write(tmp_path / "chains.jsonl", chain)
+    told = fails("data", "render", chains, "--preview-html", f"{file}/p.html")
+    assert f"error: {file}: File exists; a file stands where a folder is needed" in told
+
+
+def test_every_fault_of_a_named_file_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def too_many() -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (sum(1 for _ in Path("/proc/self/fd").iterdir()) + 8, hard))
+        try:
+            with ExitStack() as stack:
+                for _ in range(soft):
+                    stack.enter_context(there.open())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    there = write(tmp_path / "there", "")
+    (tmp_path / "loop").symlink_to("loop")
+    long = "x" * 300
+    faults: dict[str, Callable[[], object]] = {
+        f"{tmp_path / long}: File name too long; give a shorter name": (tmp_path / long).mkdir,
+        f"{there}/x: Not a directory; a file stands where a folder is": (there / "x").mkdir,
+        f"{tmp_path}: Is a directory; a folder stands where a file is": (tmp_path).read_text,
+        f"{tmp_path / 'loop'}: Too many levels of symbolic links; links lead": (tmp_path / "loop").read_text,
+        f"{there}: Too many open files; allow more open files": too_many,
+        f"{tmp_path}: Directory not empty; mend this, or": tmp_path.rmdir,
+    }
+    for told, fault in faults.items():
+        with pytest.raises(SystemExit) as end:
+            told_in_a_line(fault)
+        assert end.value.code == 1
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"error: {told}") and shown.count("\n") == 1
+    with pytest.raises(BrokenPipeError):  # of no file: a fault of ours
+        told_in_a_line(partial(os.write, broken_pipe(), b"x"))
+
+
+def broken_pipe() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
 
 
 @pytest.mark.parametrize(
