@@ -174,7 +174,10 @@ class IndexSettings(Settings):
         None,
         description="start each document with BOS; default: what the tokenizer's own post-processor does",
     )
-    append_eod: bool = Field(True, description="end each document with the end-of-document token")
+    append_eod: bool = Field(
+        True,
+        description="end each document with the end-of-document token, although post-processors (Llama's) add none",
+    )
     eod_token: str | None = Field(None, description="the end-of-document token; default: the tokenizer's eos_token")
     text_key: str = Field("text", description="key of the text in each row; with another one every row is a document")
     spans: bool = Field(True, description="write PREFIX.spans, the class of each token, where texts have classes")

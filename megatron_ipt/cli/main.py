@@ -19,7 +19,7 @@ from megatron_ipt.cli import ablate, blend, convert, data, doctor, evaluate, pla
 # What a user can do, by error number; any other one of a file is told without.
 _MENDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room or choose another folder, start again"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to, start again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place you may read and write, start again"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed: choose another path"),
     errno.EISDIR: "a folder stands where a file is needed: choose another path",
     errno.ENOENT: "give a path that is there",
