@@ -6,6 +6,7 @@ Six layouts of method section 2 and one of ours.  Which mode a document has, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -28,8 +29,12 @@ PAPER_WEIGHTS: Final[Mapping[Mode, int]] = {
 PAPER_WEIGHTS_FEW_PAIRS: Final[Mapping[Mode, int]] = {"classic": 95, "dialogue": 5}
 # Modes in which the pairs may come first.
 INVERTIBLE: Final = frozenset({"classic", "dialogue"})
+# Modes that need a second pair: with one there is nothing to number, and no example to show.
+OF_SEVERAL: Final = frozenset({"numbered", "worked_examples"})
 # Modes that leave answers out, as their data files say.
 WITHOUT_ANSWERS: Final = frozenset({"questions_only"})
+# A label that is an indent, or begins with a mark that stands at the start of a line only.
+_OF_A_LINE: Final = re.compile(r"\s|#+\s|[*>-]\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,11 @@ def mode_of(chain: Chain, preset: Mode | Literal["paper"], draws: Draws) -> Mode
 
 
 def lay_out(text: Piece, turns: Sequence[Turn], mode: Mode, stage: Stage) -> list[Piece]:
-    """The pieces of a text and its pairs; of the text alone where it has none."""
-    body = BODIES[mode](turns, stage) if turns else []
+    """The pieces of a text and its pairs; of the text alone where it has none.
+
+    Where a mode of several has one pair, it is laid out as in classic.
+    """
+    body = BODIES["classic" if mode in OF_SEVERAL and not turns[1:] else mode](turns, stage) if turns else []
     if not stage.with_text:
         return body
     shown = _text(text, bool(turns), stage)
@@ -110,6 +118,8 @@ def _labelled(turns: Sequence[Turn], stage: Stage) -> list[Piece]:
     question, answer = stage.choose("labels", "labels.labels")
     joint, separator = stage.choose("spacing", "spacing.pairs")
     below = joint if "\n" in joint else "\n"  # an answer does not go on the line of the last option
+    if _OF_A_LINE.match(question) or _OF_A_LINE.match(answer):
+        joint = below
     return joined(
         [
             [
@@ -162,9 +172,9 @@ def _numbered(turns: Sequence[Turn], stage: Stage) -> list[Piece]:
 
 
 def _worked_examples(turns: Sequence[Turn], stage: Stage) -> list[Piece]:
-    """All pairs but the last are shown; with one pair there is nothing to show."""
+    """All pairs but the last are shown."""
     over_examples, over_last = stage.choose("headings", "worked_examples.headings")
-    shown = [template(over_examples), stage.gap, *_labelled(turns[:-1], stage), stage.gap] if turns[1:] else []
+    shown = [template(over_examples), stage.gap, *_labelled(turns[:-1], stage), stage.gap]
     return [*shown, template(over_last), stage.gap, *_labelled(turns[-1:], stage)]
 
 

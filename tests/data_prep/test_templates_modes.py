@@ -265,6 +265,46 @@ def test_a_document_depends_on_its_own_chain_only() -> None:
     assert [document.text.text for document in other] != [document.text.text for document in forward["c0"]]
 
 
+# Labels whose marks make sense at the start of a line only, by what stands before the question.
+LINES = {"en": {"- ", "> ", "* Q: ", "### Question\n"}, "de": {"- "}, "zh": set[str]()}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_under_labels_of_lines_an_answer_has_a_line_of_its_own(language: str) -> None:
+    met: Counter[tuple[str, bool]] = Counter()
+    for number in range(400):
+        chain = chain_of(number, [PAIRS[:1] * 2])
+        text = render_chain(chain, STYLES[language], RenderSettings(mode="classic", inversion=0))[0].text
+        drawn = draws(text)
+        label, reply = STYLES[language].lists["labels.labels"][drawn["labels"]]
+        joint, _ = STYLES[language].lists["spacing.pairs"][drawn["spacing"]]
+        between = [
+            text.text[left.end : right.start]
+            for left, right in zip(text.spans, text.spans[2:], strict=False)
+            if (left.kind, right.kind) == ("question", "answer")
+        ]
+        for wording in between:
+            if label in LINES[language] and "{number}" not in reply:
+                assert wording.startswith("\n") or f"\n{reply.strip(' ')}" in wording, text.text
+                met[label, "\n" in joint] += 1
+    assert met.keys() == {(label, own) for label in LINES[language] for own in (True, False)}
+
+
+@pytest.mark.parametrize("mode", ["numbered", "worked_examples"])
+def test_one_pair_alone_is_laid_out_as_in_classic(mode: str) -> None:
+    """There is no second question to number, and no example to follow; two pairs have their headings."""
+    headings = {part for entry in STYLES["en"].lists[f"{mode}.headings"] for part in entry}
+    for number in range(40):
+        chain = chain_of(number, [PAIRS[:1]])
+        one, classic = (
+            render_chain(chain, STYLES["en"], RenderSettings(mode=name, inversion=0))[0].text
+            for name in (mode, "classic")
+        )
+        assert (one.text, one.spans) == (classic.text, classic.spans)
+        two = render_chain(chain_of(number, [PAIRS[:1] * 2]), STYLES["en"], RenderSettings(mode=mode))[0].text
+        assert sum(heading in two.text for heading in headings) >= 2
+
+
 def test_a_text_without_pairs_stands_alone_and_nothing_leaks_into_the_next() -> None:
     for number, mode in itertools.product(range(20), MODES):
         chain = chain_of(number, [PAIRS, (), PAIRS[:1]])

@@ -79,6 +79,36 @@ def test_closed_book_styles_do_not_speak_of_a_text() -> None:
             assert not re.search(r"\b(above|below|just read|following text)\b", " ".join(entry))
 
 
+# What speaks of a question, or of an order, where a pair may be either ("Who founded it?", "Name the founder.").
+ONE_KIND = {
+    "en": r"\b(question|know:|asked:|tell me:|the task|carr(y|ied)|requested|done:|completed|solve)",
+    "de": r"frage\b|wüsste",
+    "zh": "我想知道|这项任务|完成如下",
+}
+# What speaks of several, over what may be a single pair or example.
+SEVERAL = {
+    "en": r"(?i)\b(questions|answers|tasks|exercises|notes|examples|ones|some|few|each|every one|these(?! lines))\b",
+    "de": r"\b(Fragen|Antworten|Aufgaben|Beispiele|Einige|Diese)\b",
+    "zh": "一些|几个",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_style_fits_questions_and_orders_and_a_lead_in_fits_one_pair(language: str) -> None:
+    lists = load_styles(language).lists
+    for entry in (*lists["free.anywhere"], *lists["free.with_text"]):
+        assert not re.search(ONE_KIND[language], FIELDS.sub("", " ".join(entry)).lower()), entry
+    names = [name for name in lists if name.startswith(("tasks.", "texts.", "questions_only."))]
+    leads = [lead for name in names for (lead,) in lists[name]]
+    for lead in (*leads, *(over for over, _ in lists["worked_examples.headings"])):
+        assert not re.search(SEVERAL[language], lead), lead
+
+
+def test_no_blank_stands_beside_a_chinese_sentence() -> None:
+    parts = [part for entries in load_styles("zh").lists.values() for entry in entries for part in entry]
+    assert not [part for part in parts if re.search(r"\} [^\x00-\x7f]|[^\x00-\x7f] \{", part)]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_language_is_data_alone(language: str) -> None:
     """Every word of a German or Chinese document is of its folder: none of the English wordings is left."""
@@ -110,12 +140,12 @@ FAULTS = [
     ("free.yaml", '["{question}", "{answer}"]', '["\\ud800 {question}", "{answer}"]', "surrogate"),
     ("free.yaml", "anywhere:\n", "anywhere: nothing\nother:\n", "anywhere: expected a list of at least one style"),
     ("free.yaml", "with_text:", "with_tekst:", "'with_text' is missing"),
-    ("free.yaml", "version: 1", "", "version: expected a whole number from 1 up, found none"),
-    ("free.yaml", "version: 1", "version: eins", "found 'eins'"),
-    ("free.yaml", "version: 1", "version: 1\nversion: 2", "free.yaml:3: not YAML ('version' stands twice)"),
-    ("free.yaml", "version: 1", "version: 1\nmore: []", "more: there is no such list"),
+    ("free.yaml", "version: 2", "", "version: expected a whole number from 1 up, found none"),
+    ("free.yaml", "version: 2", "version: eins", "found 'eins'"),
+    ("free.yaml", "version: 2", "version: 1\nversion: 2", "free.yaml:3: not YAML ('version' stands twice)"),
+    ("free.yaml", "version: 2", "version: 1\nmore: []", "more: there is no such list"),
     ("free.yaml", "with_text:", "with_text: [", "free.yaml:"),
-    ("free.yaml", "version: 1", "2001-99-99", "free.yaml"),
+    ("free.yaml", "version: 2", "2001-99-99", "free.yaml"),
     ("texts.yaml", "shown: 0.5", "shown: 5", "shown: expected a number from 0 to 1, found 5"),
     ("texts.yaml", '"Text:\\n{text}"', '"Text:\\n{text} {text}"', "expected {text} once, found it 2 times"),
     ("tasks.yaml", '- "Übung"', '- "Übung"\n  - "Übung"', "anywhere, style 4: the same as style 3"),
