@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 _JOB = "job.json"
 # All that this command ever puts into PREFIX.shards, and so all that it removes there.
-_OURS = re.compile(r"(lock|job\.json|\d{5,}\.(bin|idx|spans|lineage\.parquet|manifest\.json))(\.partial)?")
+_OURS = re.compile(r"(lock|slow|job\.json|\d{5,}\.(bin|idx|spans|lineage\.parquet|manifest\.json))(\.partial)?")
 # Less than this is not worth the start of a worker [bytes].
 _LEAST_BYTES = 16 << 20
 
@@ -58,8 +58,10 @@ def build(
         open_tasks = [task for task in tasks if not _is_done(task, tokenizer.identity, settings)]
         if done := len(tasks) - len(open_tasks):
             logger.info("%d of %d shards are there already", done, len(tasks))
+        notice = folder / "slow"
+        notice.unlink(missing_ok=True)  # a run that goes on tells it again
         try:
-            for manifest in run_tasks(ShardIndexer(tokenizer, settings), open_tasks, settings.workers):
+            for manifest in run_tasks(ShardIndexer(tokenizer, settings, notice), open_tasks, settings.workers):
                 done += 1
                 if progress:
                     progress(manifest.documents + sum(manifest.dropped.values()))

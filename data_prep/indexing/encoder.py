@@ -10,7 +10,6 @@ it goes to the tokenizers library).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -24,8 +23,6 @@ from data_prep.memory import give_back, resident_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 # What a tokenizer is tried with: gigatoken knows a split pattern or not, and may take one for another.
 PROBES = (
@@ -46,12 +43,17 @@ RENEW_BYTES = 192 << 20
 
 
 class Encoder:
-    """Encodes raw texts as a `TextTokenizer` says; `name` is the library that does it, with its version."""
+    """Encodes raw texts as a `TextTokenizer` says; `name` is the library that does it, with its version.
+
+    `slow_because` is why gigatoken cannot do it; empty where it does, or was not asked to.
+    """
 
     def __init__(self, tokenizer: TextTokenizer, fast: bool = True) -> None:
         self._tokenizer = tokenizer
         _slow(tokenizer.encoder, [""])  # loaded first: it must not count as growth of gigatoken's cache
-        self._fast = _FastEncoder.load(tokenizer) if fast else None
+        loaded = _FastEncoder.load(tokenizer) if fast else None
+        self.slow_because = loaded if isinstance(loaded, str) else ""
+        self._fast = loaded if isinstance(loaded, _FastEncoder) else None
         give_back()
         library = "gigatoken" if self._fast else "tokenizers"
         self.name = f"{library} {version(library)}"
@@ -97,20 +99,17 @@ class _FastEncoder:
         self._renew()
 
     @classmethod
-    def load(cls, tokenizer: TextTokenizer) -> _FastEncoder | None:
-        """None where gigatoken does not know this kind of tokenizer, which is logged."""
+    def load(cls, tokenizer: TextTokenizer) -> _FastEncoder | str:
+        """Where gigatoken cannot take this tokenizer, the reason."""
         try:
             made = cls(tokenizer.fast_spec)
         except Exception as error:  # its Rust side raises several kinds, for formats it does not know
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.info("gigatoken cannot take this tokenizer (%s): the tokenizers library encodes", reason)
-            return None
+            return next(iter(str(error).strip().splitlines()), type(error).__name__)
         known = tokenizer.identity.vocab_size  # ids above are lent, and their texts go to the tokenizers library anyway
         for probe in PROBES:
             ours, theirs = made.encode([probe.encode()]).values, _slow(tokenizer.encoder, [probe]).values
             if not (ours >= known).any() and not np.array_equal(ours, theirs):
-                logger.info("gigatoken takes this tokenizer for another one: the tokenizers library encodes")
-                return None
+                return "it takes it for another one"
         return made
 
     def encode(self, blobs: Sequence[bytes]) -> Ragged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from data_prep.readers import read_slice
 from data_prep.settings import IndexSettings
 from data_prep.shards import Slice
 
+logger = logging.getLogger(__name__)
+
 # Settings that leave no trace in the dataset: a folder of this machine (its fingerprint is recorded), and speed.
 NOT_RECORDED = {"tokenizer", "batch_size", "workers", "shard_mib", "encoder"}
 
@@ -36,20 +39,37 @@ class ShardTask(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardIndexer:
-    """Makes the task function of a process: `ShardIndexer(...)()` holds the tokenizer, and its calls write shards."""
+    """Makes the task function of a process: `ShardIndexer(...)()` holds the tokenizer, and its calls write shards.
+
+    Where gigatoken cannot take the tokenizer, the first process to make the file `notice` tells it, at once.
+    """
 
     tokenizer: TextTokenizer
     settings: IndexSettings
+    notice: Path
 
     def __call__(self) -> _Worker:
         pa.array([""])  # imports pandas, where it is: here once, rather than in every fork
-        return _Worker(self.tokenizer, self.settings)
+        worker = _Worker(self.tokenizer, self.settings)
+        if worker.slow_because and _is_first(self.notice):
+            told = "gigatoken cannot take this tokenizer (%s): the tokenizers library encodes, slower"
+            logger.warning(told, worker.slow_because)
+        return worker
+
+
+def _is_first(notice: Path) -> bool:
+    try:
+        notice.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 class _Worker:
     def __init__(self, tokenizer: TextTokenizer, settings: IndexSettings) -> None:
         self._settings, self._identity = settings, tokenizer.identity
         self._encoder = Encoder(tokenizer, fast=settings.encoder == "gigatoken")
+        self.slow_because = self._encoder.slow_because
         self._maker = DocumentMaker(tokenizer, self._encoder)
 
     def __call__(self, task: ShardTask) -> Manifest:

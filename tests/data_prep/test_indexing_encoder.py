@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Sequence
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,22 +90,59 @@ def test_a_byte_without_a_token_goes_to_the_tokenizers_library(tmp_path: Path) -
     assert max(map(max, filter(None, found))) < lacking.identity.vocab_size
 
 
-def test_an_unknown_kind_falls_back_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_kind_falls_back_and_says_so(tmp_path: Path) -> None:
     unknown = load_tokenizer(wordpiece(tmp_path), IndexSettings())
-    with caplog.at_level(logging.INFO):
-        encoder = Encoder(unknown)
-    assert encoder.name.startswith("tokenizers ") and "gigatoken cannot take this tokenizer" in caplog.text
+    encoder = Encoder(unknown)
+    assert encoder.name.startswith("tokenizers ") and encoder.slow_because
     assert encode(encoder, WORDS) == [unknown.encoder.encode(text).ids for text in WORDS]
+    asked_for = Encoder(unknown, fast=False)
+    assert asked_for.name == encoder.name and not asked_for.slow_because
 
 
-def test_a_kind_taken_for_another_falls_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_kind_taken_for_another_falls_back(tmp_path: Path) -> None:
     """gigatoken 0.10 splits by GPT-2's pattern where the tokenizer says use_regex=False."""
     spec = json.loads((llama3_like(tmp_path) / "tokenizer.json").read_text())
     spec["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
-    with caplog.at_level(logging.INFO):
-        encoder = Encoder(load_tokenizer(tmp_path, IndexSettings()))
-    assert encoder.name.startswith("tokenizers ") and "takes this tokenizer for another one" in caplog.text
+    encoder = Encoder(load_tokenizer(tmp_path, IndexSettings()))
+    assert encoder.name.startswith("tokenizers ") and encoder.slow_because == "it takes it for another one"
+
+
+def slow_lines(folder: Path, arguments: Sequence[str]) -> list[str]:
+    """What a process that indexes three shards in `folder` tells of gigatoken."""
+    write_jsonl(folder / "in.jsonl", [{"id": str(number), "text": WORDS[0]} for number in range(30)])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [line for line in (done.stdout + done.stderr).splitlines() if "gigatoken cannot" in line]
+
+
+def test_the_command_says_once_that_it_goes_the_slow_way(tmp_path: Path) -> None:
+    """Once, not once a worker."""
+    wordpiece(tmp_path / "tokenizer")
+    command = ["-m", "megatron_ipt.cli.main", "data", "index", "in.jsonl", "--prefix", "d"]
+    (line,) = slow_lines(tmp_path, [*command, "--tokenizer", "tokenizer", "--shard-mib", "0.001", "--workers", "2"])
+    assert re.fullmatch(r"gigatoken cannot take this tokenizer \(.+\): the tokenizers library encodes, slower", line)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        (wordpiece, {"workers": 0}, 1),
+        (wordpiece, {"workers": 2, "encoder": "tokenizers"}, 0),
+        (llama3_like, {"workers": 2}, 0),
+    ],
+)
+def test_the_slow_way_is_told_where_it_was_not_asked_for(
+    tmp_path: Path, kind: Callable[[Path], Path], changes: dict[str, object], told: int
+) -> None:
+    kind(tmp_path / "tokenizer")
+    code = (
+        "from pathlib import Path; from data_prep.indexing import index; from data_prep.settings import IndexSettings;"
+    )
+    code += f"index(IndexSettings(shard_mib=0.001, **{changes}), [Path('in.jsonl')], Path('tokenizer'), Path('d'))"
+    assert len(slow_lines(tmp_path, ["-c", code])) == told
 
 
 def test_sentencepiece_kind_agrees(tmp_path: Path) -> None:
