@@ -25,7 +25,6 @@ from data_prep.errors import UserError
 from data_prep.records import Chain, Document
 from data_prep.shards import Slice
 
-BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -185,7 +184,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(
             path, "no such file", "give the path of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
         ) from error
-    except BROKEN_COMPRESSION as error:
+    except (EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's fault; what decompresses gives no number
         raise UserError(where, f"the compressed file is broken here ({error})", "write it again") from error
 
 
@@ -249,7 +250,10 @@ def _decompressed(path: Path) -> Iterator[Iterable[bytes]]:
         if path.suffix == ".gz":
             yield gzip.GzipFile(fileobj=raw)
         elif path.suffix == ".zst":
-            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+            import pyarrow
+
+            # Of the readers at hand the one that does not take a frame cut short for the end.
+            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
         else:
             yield raw
 

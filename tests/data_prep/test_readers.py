@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -84,6 +85,29 @@ def test_missing_and_broken_files_are_told_in_one_line(tmp_path: Path):
     for name in ("none.jsonl", "d.jsonl.gz", "d.parquet", "none.parquet"):
         with pytest.raises(UserError, match=name):
             list(read_documents(tmp_path / name))
+
+
+FRAMES = {"one frame": (0, 9), "two frames": (0, 4, 9), "an empty frame": (0, 0, 9), "a line over frames": (0, 4.5, 9)}
+
+
+@pytest.mark.parametrize("bounds", FRAMES.values(), ids=FRAMES)
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_zst_file_is_refused_wherever_it_is_cut_but_at_the_end_of_a_frame(tmp_path: Path, bounds, checksum: bool):
+    path, content = tmp_path / "d.jsonl.zst", lines([{"id": str(number), "text": "x" * 9} for number in range(9)])
+    packer, size = zstandard.ZstdCompressor(write_checksum=checksum), len(content) // 9
+    places = [int(bound * size) for bound in bounds]
+    parts = [content[start:end] for start, end in pairwise(places)]
+    packed = [packer.compress(part) for part in parts]
+    ends = {sum(map(len, packed[:count])): b"".join(parts[:count]) for count in range(len(parts) + 1)}
+    whole = b"".join(packed)
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        if cut in ends and len(ends[cut]) % size == 0:
+            assert list(read_jsonl(path)) == [orjson.loads(line) for line in ends[cut].splitlines()]
+        else:
+            told = "not JSON" if cut in ends else "the compressed file is broken here"
+            with pytest.raises(UserError, match=told):
+                list(read_jsonl(path))
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.jsonl.zst"])
