@@ -6,8 +6,9 @@ A text is batched column by column, since a corpus has too many for an object ea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -21,8 +22,15 @@ from data_prep.indexing.spans import LETTERS, CharacterSpans
 
 # A batch ends when its texts are this long together [characters].
 BATCH_CHARACTERS = 1 << 21
+# What a row may say beside its text.
+KEYS = ("id", "source", "origins", "template", "seed", "spans")
 
 Row = Mapping[str, Any]
+# A text without spans, as a TrainingText writes it.
+_NO_SPANS: Row = {"ends": [], "kinds": "", "of": []}
+_SPAN_COLUMNS = itemgetter(*_NO_SPANS)
+# The least `of` a span of each class may have.
+_LEAST_OF = np.array([0, 0, 0, -1, -1])
 _CODES = np.full(256, 255, np.uint8)
 _CODES[list(LETTERS.encode())] = range(len(LETTERS))
 _RENDERED = "give the output of `ipt data render`"
@@ -74,7 +82,7 @@ def batches(rows: Iterable[tuple[str, Row]], text_key: str, size: int) -> Iterat
 
 def is_training_text(row: Row, text_key: str) -> bool:
     """Whether a row says where it came from; under another text key it is a document, whatever else it holds."""
-    return text_key == "text" and "origins" in row
+    return text_key == "text" and row.get("origins") is not None
 
 
 def lineage_columns(batch: Batch, kept: Sequence[int], text_key: str, source_file: str) -> list[pa.Array]:
@@ -82,19 +90,34 @@ def lineage_columns(batch: Batch, kept: Sequence[int], text_key: str, source_fil
 
     Errors: a UserError naming file and line of a row whose lineage is not as records.py says.
     """
+
+    def make(indices: Sequence[int]) -> list[pa.Array]:
+        return _arrays([_lineage(batch, index, text_key, source_file) for index in indices], source_file)
+
+    return _naming_rows(batch, kept, make)
+
+
+class _Fault(ValueError):
+    """What is wrong with a row; which one is found out later."""
+
+
+_NOT_AS_RENDERED = (pa.ArrowException, TypeError, KeyError, AttributeError, ValueError, OverflowError)
+
+
+def _naming_rows[T](batch: Batch, indices: Sequence[int], make: Callable[[Sequence[int]], T]) -> T:
+    """What `make` makes of some texts of a batch at once; if it cannot, of each by itself, to name the one at fault."""
     try:
-        return _arrays([_lineage(batch, index, text_key, source_file) for index in kept], source_file)
+        return make(indices)
     except _NOT_AS_RENDERED:
-        for index in kept:
+        for index in indices:
             try:
-                _arrays([_lineage(batch, index, text_key, source_file)], source_file)
+                make([index])
             except _NOT_AS_RENDERED as error:
-                problem = f"not a training text ({type(error).__name__}: {error})"
-                raise UserError(batch.where[index], problem, _RENDERED) from error
+                reason = error if isinstance(error, _Fault) else f"{type(error).__name__}: {error}"
+                raise UserError(batch.where[index], f"not a training text ({reason})", _RENDERED) from error
         raise
 
 
-_NOT_AS_RENDERED = (pa.ArrowException, TypeError, KeyError, AttributeError)
 # The values of an origin in the order of its columns, and those that every one has.
 _Origin = tuple[str, str, int, int, Sequence[str], int]
 _VALUES = itemgetter("document_id", "source", "start", "end", "checks")
@@ -105,8 +128,9 @@ _Lineage = tuple[str, Sequence[_Origin], str, int | None]
 def _lineage(batch: Batch, index: int, text_key: str, source_file: str) -> _Lineage:
     row = batch.rows[index]
     if is_training_text(row, text_key):
-        origins = [(*_VALUES(origin), origin.get("at", -1)) for origin in row["origins"]]
-        return row.get("id"), origins, row.get("template", ""), row.get("seed")  # type: ignore[return-value]
+        origins = [(*_VALUES(origin), origin.get("at", -1)) for origin in _origins(row)]
+        template = row.get("template")
+        return row.get("id"), origins, "" if template is None else template, row.get("seed")  # type: ignore[return-value]
     where, identifier, source = batch.where[index], row.get("id"), row.get("source", "")
     if type(identifier) is not str and (isinstance(identifier, bool) or not isinstance(identifier, str | int | None)):
         problem = f"'id' is of type {type(identifier).__name__}"
@@ -116,27 +140,49 @@ def _lineage(batch: Batch, index: int, text_key: str, source_file: str) -> _Line
     return name, ((name, source, 0, len(batch.texts[index]), (), 0),), "", None
 
 
+def _origins(row: Row) -> list[Any]:
+    origins = row["origins"]
+    if type(origins) is not list:
+        raise _Fault("its origins are not a list")
+    return origins
+
+
 def _arrays(rows: Sequence[_Lineage], source_file: str) -> list[pa.Array]:
     ids, origins, templates, seeds = zip(*rows, strict=True) if rows else ((), (), (), ())
     values = list(zip(*chain.from_iterable(origins), strict=True)) or [()] * len(ORIGIN)
     columns = [
-        _lists(column) if field.name == "checks" else pa.array(column, field.type)
+        _lists(column) if field.name == "checks" else _column(column, field.type)
         for column, field in zip(values, ORIGIN, strict=True)
     ]
     struct = pa.StructArray.from_arrays(columns, fields=list(ORIGIN))
     if any(column.null_count for column in columns) or None in ids:
-        raise TypeError("a value is missing")
+        raise _Fault("a value is missing")
+    start, end, at = (np.asarray(struct.field(name)) for name in ("start", "end", "at"))
+    if ((start < 0) | (end < start) | (at < -1)).any():
+        raise _Fault("an origin is no part of a document")
     return [
         pa.array(ids, pa.string()),
         pa.ListArray.from_arrays(_bounds(origins), struct),
         pa.array(templates, pa.string()),
-        pa.array(seeds, pa.int64()),
+        _column(seeds, pa.int64()),
         pa.array([source_file] * len(ids), pa.string()),
     ]
 
 
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """The values as they are: pyarrow would take 1.0 and true for a number."""
+    if kind == pa.int64() and not set(map(type, values)) <= {int, type(None)}:
+        raise _Fault("a number is not whole")
+    return pa.array(values, kind)
+
+
 def _lists(lists: Sequence[Sequence[str]]) -> pa.Array:
-    return pa.ListArray.from_arrays(_bounds(lists), pa.array(list(chain.from_iterable(lists)), pa.string()))
+    if not set(map(type, lists)) <= {list, tuple}:
+        raise _Fault("the checks of an origin are not a list")
+    strings = pa.array(list(chain.from_iterable(lists)), pa.string())
+    if strings.null_count:
+        raise _Fault("a value is missing")
+    return pa.ListArray.from_arrays(_bounds(lists), strings)
 
 
 def _bounds(lists: Sequence[Sequence[Any]]) -> pa.Array:
@@ -146,53 +192,68 @@ def _bounds(lists: Sequence[Sequence[Any]]) -> pa.Array:
 
 
 def has_spans(batch: Batch, text_key: str) -> bool:
-    """Whether some text of a batch is more than one span of class text."""
-    return any(is_training_text(row, text_key) and _has_spans(row.get("spans")) for row in batch.rows)
+    """Whether some text of a batch is more than one span of class text, or says of itself what cannot be."""
+    return any(
+        is_training_text(row, text_key) and not _is_plain(row.get("spans"), len(text))
+        for row, text in zip(batch.rows, batch.texts, strict=True)
+    )
 
 
-def _has_spans(spans: Any) -> bool:
-    return isinstance(spans, dict) and (len(spans.get("ends") or ()) > 1 or spans.get("kinds") not in (None, "", "t"))
+def _is_plain(spans: Any, length: int) -> bool:
+    return spans is None or spans == {"ends": [length], "kinds": "t", "of": [0]} or spans == _NO_SPANS
 
 
 def span_columns(batch: Batch, text_key: str) -> CharacterSpans:
     """The spans of the texts of a batch; a document, or a training text without spans, is one span of class text.
 
-    Errors: a UserError naming file and line of spans that do not cover their text.
+    Errors: a UserError naming file and line of spans that do not cover their text, or are of no origin or pair of it.
     """
-    ends: list[Sequence[int]] = []
-    of: list[Sequence[int]] = []
-    letters: list[str] = []
-    for row, text in zip(batch.rows, batch.texts, strict=True):
+    return _naming_rows(batch, range(len(batch.texts)), partial(_spans, batch, text_key))
+
+
+def _spans(batch: Batch, text_key: str, indices: Sequence[int]) -> CharacterSpans:
+    columns: list[tuple[Any, Any, Any]] = []
+    belongings = np.zeros((len(indices), len(LETTERS)), np.int64)  # how many there are for a span of each class
+    lengths = np.array([len(batch.texts[index]) for index in indices])
+    for place, index in enumerate(indices):
+        row, length = batch.rows[index], int(lengths[place])
         spans: Any = row.get("spans") if is_training_text(row, text_key) else None
-        if not isinstance(spans, dict) or not spans.get("ends"):
-            spans = {"ends": [len(text)], "kinds": "t", "of": [0]}
-        ends.append(spans["ends"])
-        letters.append(spans.get("kinds", ""))
-        of.append(spans.get("of", ()))
-    counts = np.array([len(each) for each in ends], np.int64)
-    for index, count in enumerate(counts):
-        if len(letters[index]) != count or len(of[index]) != count:
-            raise UserError(batch.where[index], "its spans are columns of different lengths", _RENDERED)
-    try:
-        flat_ends = np.fromiter(chain.from_iterable(ends), np.int64, int(counts.sum()))
-        flat_of = np.fromiter(chain.from_iterable(of), np.int64, int(counts.sum()))
-        classes = _CODES[np.frombuffer("".join(letters).encode("latin-1"), np.uint8)]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            batch.where[0], f"spans here or below are not numbers and letters ({error})", _RENDERED
-        ) from error
-    _check_cover(batch, counts, flat_ends, classes)
-    return CharacterSpans(counts, flat_ends, flat_of, classes)
+        if _is_plain(spans, length):
+            columns.append(([length], "t", [0]))
+            belongings[place, 0] = 1
+        else:
+            columns.append(_SPAN_COLUMNS(spans))
+            origins = _origins(row)
+            pairs = sum([len(origin["checks"]) for origin in origins])
+            belongings[place, :3] = len(origins), pairs, pairs
+    ends, letters, of = zip(*columns, strict=True)
+    if not set(map(type, ends + of)) <= {list} or not set(map(type, letters)) <= {str}:
+        raise _Fault("its spans are not numbers and letters")
+    counts = np.array(list(map(len, ends)), np.int64)
+    if [*map(len, letters)] != counts.tolist() or [*map(len, of)] != counts.tolist():
+        raise _Fault("its spans are columns of different lengths")
+    classes = _CODES[np.frombuffer("".join(letters).encode("latin-1", "replace"), np.uint8)]
+    found = CharacterSpans(counts, _whole(ends), _whole(of), classes)
+    _check_spans(found, lengths, belongings)
+    return found
 
 
-def _check_cover(batch: Batch, counts: np.ndarray, ends: np.ndarray, classes: np.ndarray) -> None:
-    text_of_span = np.repeat(np.arange(len(counts)), counts)
+def _whole(lists: Sequence[Sequence[int]]) -> np.ndarray:
+    """The numbers of all lists, int64."""
+    flat = list(chain.from_iterable(lists))
+    if not set(map(type, flat)) <= {int}:
+        raise _Fault("its spans are not numbers and letters")
+    return np.fromiter(flat, np.int64, len(flat))
+
+
+def _check_spans(spans: CharacterSpans, lengths: np.ndarray, belongings: np.ndarray) -> None:
+    """The spans cover texts of these lengths, are of known classes, and belong to one of their `belongings`."""
+    text_of_span = spans.text_of()
     first = np.diff(text_of_span, prepend=-1) != 0
-    previous = np.where(first, 0, np.concatenate(([0], ends[:-1])))
-    last = np.array([len(text) for text in batch.texts])
-    wrong = [text_of_span[(ends <= previous) | (classes == 255)], np.flatnonzero(ends[np.cumsum(counts) - 1] != last)]
-    found = np.concatenate(wrong)
-    if found.size:
-        raise UserError(
-            batch.where[found.min()], "its spans do not cover the text, or are of no known class", _RENDERED
-        )
+    previous = np.where(first, 0, np.concatenate(([0], spans.ends[:-1])))
+    uncovered = not spans.counts.all() or (spans.ends[np.cumsum(spans.counts) - 1] != lengths).any()
+    if uncovered or (spans.ends <= previous).any() or (spans.classes >= len(LETTERS)).any():
+        raise _Fault("its spans do not cover the text, or are of no known class")
+    wrong = (spans.of < _LEAST_OF[spans.classes]) | (spans.of >= belongings[text_of_span, spans.classes])
+    if wrong.any():
+        raise _Fault("`of` of a span is no origin of the text, or no pair")

@@ -1,7 +1,8 @@
 """A process that damages a small dataset in drawn ways and reads it in every way: `fuzz_worker.py FOLDER EXAMPLES`.
 
 FOLDER holds the datasets `a` (with spans) and `b`.  With a manifest that does not vouch for the damage, `verify` must
-find it; with a forged one (its hashes made to fit) nothing may end in anything but a UserError.
+find it; with a forged one (its hashes made to fit) nothing may end in anything but a UserError.  Training texts of
+FOLDER/a.jsonl, changed in drawn places, are either refused with file and line, or become a dataset that is sound.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_dataset import files_of, vouch
 
+from data_prep import indexing
 from data_prep.errors import UserError
 from data_prep.indexing.inspect import inspect
 from data_prep.indexing.lineage import read_lineage, read_row
@@ -28,6 +31,7 @@ from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
 from data_prep.indexing.spans import SpansReader
 from data_prep.indexing.trace import trace
 from data_prep.indexing.verify import verify, verify_sample
+from data_prep.settings import IndexSettings
 
 NAMES = ("bin", "idx", "spans", "lineage", "manifest")
 # Numbers that reach beyond what they stand for.
@@ -63,6 +67,11 @@ DAMAGES = st.one_of(
     st.builds(cut, PLACES),
     st.builds(lambda more: lambda data: data + more, st.binary(min_size=1, max_size=9)),
 )
+
+
+# What JSON can hold in a place of something else.
+LEAVES = st.sampled_from([*NUMBERS, -1, -7, 1.0, 5.5, True, None, "", "t", "form", "tqa.c"])
+VALUES = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.sampled_from(["ends", "at"]), LEAVES, max_size=1)
 
 
 def copy(folder: Path, name: str, out: Path) -> None:
@@ -119,9 +128,19 @@ def read_all(prefix: Path) -> None:
     refused(lambda: merge([prefix, prefix], prefix.with_name("merged")))
 
 
+def change(value: Any, path: list[int], new: Any) -> Any:
+    """`value` with `new` at the place that the path leads to, or where it ends."""
+    if not path or not isinstance(value, dict | list) or not value:
+        return new
+    changed = value.copy()
+    key = list(value)[path[0] % len(value)] if isinstance(value, dict) else path[0] % len(value)
+    changed[key] = change(value[key], path[1:], new)
+    return changed
+
+
 def main(folder: Path, examples: int) -> None:
     faulthandler.enable()
-    found = {"honest": 0, "forged": 0}
+    found = {"honest": 0, "forged": 0, "refused": 0, "sound": 0}
 
     @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(NAMES), st.lists(DAMAGES, min_size=1, max_size=2), st.booleans())
@@ -151,9 +170,29 @@ def main(folder: Path, examples: int) -> None:
             vouch(prefix, **{name: value})
             read_all(prefix)
 
+    training_texts = [orjson.loads(line) for line in (folder / "a.jsonl").read_bytes().splitlines()]
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(training_texts), st.lists(st.integers(0, 11), min_size=1, max_size=5), VALUES)
+    def changed_row(row: dict[str, Any], path: list[int], value: Any) -> None:
+        with TemporaryDirectory(dir=folder) as place:
+            source, prefix = Path(place) / "in.jsonl", Path(place) / "d"
+            source.write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in (row, change(row, path, value))))
+            choices = IndexSettings(prepend_bos=True, encoder="tokenizers", workers=0)
+            try:
+                indexing.index(choices, [source], folder / "tokenizer", prefix)
+            except UserError as error:
+                assert str(error).startswith(f"{source}:2: ") and len(str(error).splitlines()) == 1
+                found["refused"] += 1
+                return
+            verify(prefix)
+            read_all(prefix)
+            found["sound"] += 1
+
     damaged()
     forged_field()
-    assert min(found.values()) > examples // 8, found
+    changed_row()
+    assert min(found["honest"], found["forged"], found["refused"], 4 * found["sound"]) > examples // 8, found
     sys.stdout.write(f"{found}\n")
 
 

@@ -106,6 +106,57 @@ def test_same_input_gives_the_same_bytes_whatever_the_batch(tmp_path: Path, toke
     assert others == [first, first]
 
 
+SPANS = {"ends": [5, 11], "kinds": "qa", "of": [0, 0]}
+ORIGIN = {"document_id": "d", "source": "s", "start": 0, "end": 9, "checks": ["form"], "at": -1}
+# What is changed in a sound training text of eleven characters, one origin and one pair; and what is told of it.
+MALFORMED = [
+    ("spans", "abc", "TypeError"),
+    ("spans", {"ends": [11]}, "KeyError"),
+    ("spans", SPANS | {"ends": 5}, "numbers"),
+    ("spans", SPANS | {"kinds": 5}, "letters"),
+    ("spans", SPANS | {"kinds": ["q", "a"]}, "letters"),
+    ("spans", SPANS | {"kinds": "q数"}, "no known class"),
+    ("spans", SPANS | {"of": None}, "numbers"),
+    ("spans", SPANS | {"ends": [5.5, 11]}, "numbers"),
+    ("spans", SPANS | {"ends": [[5], [11]]}, "numbers"),
+    ("spans", SPANS | {"ends": [True, 11]}, "numbers"),
+    ("spans", SPANS | {"ends": [5, 2**64 - 1]}, "OverflowError"),
+    ("spans", {"ends": [], "kinds": "", "of": [], "more": 1}, "cover"),
+    ("spans", SPANS | {"of": [0, 99999999999]}, "no origin of the text, or no pair"),
+    ("spans", SPANS | {"of": [0, 1]}, "no pair"),
+    ("spans", SPANS | {"of": [-1, 0]}, "no pair"),
+    ("spans", SPANS | {"of": [0, -7]}, "no pair"),
+    ("spans", SPANS | {"kinds": "ta", "of": [1, 0]}, "no origin"),
+    ("spans", SPANS | {"kinds": ".a"}, "no origin"),
+    ("spans", {"ends": [11], "kinds": "t", "of": [7]}, "no origin"),
+    ("seed", 2**64 - 1, "OverflowError"),
+    ("seed", 1.5, "not whole"),
+    ("seed", True, "not whole"),
+    ("template", 5, "Arrow"),
+    ("origins", {}, "not a list"),
+    ("origins", "", "not a list"),
+    ("origins", [ORIGIN | {"start": 2**64 - 1}], "OverflowError"),
+    ("origins", [ORIGIN | {"start": 10}], "no part"),
+    ("origins", [ORIGIN | {"start": -1}], "no part"),
+    ("origins", [ORIGIN | {"at": None}], "missing"),
+    ("origins", [ORIGIN | {"at": 1.0}], "not whole"),
+    ("origins", [ORIGIN | {"checks": "f"}], "not a list"),
+    ("origins", [ORIGIN | {"checks": [None]}], "missing"),
+    ("origins", [ORIGIN | {"checks": 5}], "TypeError"),
+]
+
+
+def change(**values: object) -> bytes:
+    row = {"id": "1", "text": "What? That!", "origins": [ORIGIN], "template": "t", "seed": 1, "spans": SPANS}
+    return json.dumps(row | values).encode()
+
+
+def test_the_training_text_that_is_changed_below_is_sound(tmp_path: Path, tokenizer_dir: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(change() + b"\n" + change(template=None, seed=None, spans=None))
+    assert index(IndexSettings(), [tmp_path / "in.jsonl"], tokenizer_dir, tmp_path / "d").documents == 2
+    assert read_lineage(tmp_path / "d").to_pylist()[1]["template"] == ""
+
+
 @pytest.mark.parametrize(
     ("bad", "where"),
     [
@@ -125,6 +176,7 @@ def test_same_input_gives_the_same_bytes_whatever_the_batch(tmp_path: Path, toke
             "numbers",
         ),
         (b'{"id": "1", "text": "\\ud800"}', "bad.jsonl:2: not JSON .*surrogate"),
+        *[(change(**{key: value}), f"bad.jsonl:2: not a training text .*{told}") for key, value, told in MALFORMED],
     ],
 )
 def test_a_bad_line_is_named_and_the_old_dataset_stays(

@@ -35,7 +35,7 @@ def rows(count: int) -> list[dict]:
     for number in range(count):
         text, answer = WORDS[number % len(WORDS)] * (number % 5 + 1), f"answer {number}"
         spans = (Span(0, len(text), "text", 0), Span(len(text), len(text) + len(answer), "answer", 0))
-        whole = TrainingText(f"t{number}", text + answer, (Origin(f"d{number}"),), "styles", 1, spans)
+        whole = TrainingText(f"t{number}", text + answer, (Origin(f"d{number}", checks=("form",)),), "styles", 1, spans)
         found += [whole.to_json(), {"id": f"r{number}", "text": " " if number % 3 == 0 else f"raw {number}"}]
     return found
 

@@ -42,8 +42,10 @@ def training_text(name: str, parts: list[tuple[str, str]]) -> TrainingText:
     spans: list[Span] = []
     for place, (piece, kind) in enumerate(parts):
         start = spans[-1].end if spans else 0
-        spans.append(Span(start, start + len(piece), kind, place))  # type: ignore[arg-type]
-    return TrainingText(name, "".join(piece for piece, _ in parts), (Origin("d"),), "t", 1, tuple(spans))
+        of = place if kind in KINDS[:3] else -1
+        spans.append(Span(start, start + len(piece), kind, of))  # type: ignore[arg-type]
+    origins = tuple(Origin(f"d{place}", checks=("",)) for place in range(len(parts)))
+    return TrainingText(name, "".join(piece for piece, _ in parts), origins, "t", 1, tuple(spans))
 
 
 def expected_classes(tokenizer: TextTokenizer, text: TrainingText) -> list[tuple[str, int]]:
