@@ -12,7 +12,7 @@ import io
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,9 +22,19 @@ import xxhash
 import zstandard
 
 from data_prep.errors import UserError
+from data_prep.parquet_rows import parquet_rows
 from data_prep.records import Chain, Document
 from data_prep.shards import Slice
 
+# What stands at the start of a file that is not what its name says.
+SIGNATURES = {
+    b"\xef\xbb\xbf": ("begins with a byte order mark (BOM)", "save it as UTF-8 without one"),
+    b"\x1f\x8b": ("is compressed by gzip", "name it .jsonl.gz"),
+    b"\x28\xb5\x2f\xfd": ("is compressed by zstd", "name it .jsonl.zst"),
+    b"PAR1": ("is Parquet", "name it .parquet"),
+}
+# The row of a blank line, known by being this object.
+BLANK_ROW: dict[str, Any] = {}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -42,7 +52,7 @@ def read_documents(
     """
     seen: dict[str, str] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
-        for where, row in _rows(path):
+        for where, row in _rows(path, text_key):
             document = _document(where, row, text_key, id_key, source)
             if document.id in seen:
                 problem = f"document id '{document.id}' stands at {seen[document.id]} already"
@@ -145,41 +155,49 @@ def _umask() -> int:
     return mask
 
 
-def read_slice(part: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, object) of a slice of a JSONL or Parquet file.
+def read_slice(part: Slice, columns: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object) of a slice of a JSONL or Parquet file; of Parquet all columns are read, or `columns`.
+
+    A blank line is BLANK_ROW.
 
     Raises:
         UserError: names file:line.
     """
     path = part.path
     if path.suffix == ".parquet":
-        yield from _parquet_rows(path, range(part.start, part.end), part.first)
+        yield from parquet_rows(path, range(part.start, part.end), part.first, columns)
     elif path.suffix in (".gz", ".zst"):
-        yield from _json_rows(path)
+        yield from _json_rows(path, blank_lines=True)
     else:
         with path.open("rb", buffering=1 << 20) as stream:
             stream.seek(part.start)
             left = part.end - part.start
             for number, line in enumerate(stream, part.first):
                 where = f"{path}:{number}"
-                yield where, _json_object(where, line)
+                yield where, _json_object(where, line, blank_lines=True)
                 left -= len(line)
                 if left <= 0:
                     break
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+def _rows(path: Path, kept: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object); a Parquet row's nulls are left out, but for one under `kept`."""
+    if path.suffix != ".parquet":
+        return _json_rows(path)
+    rows = parquet_rows(path)
+    return (
+        (where, {key: value for key, value in row.items() if value is not None or key == kept}) for where, row in rows
+    )
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, object) of a JSONL file."""
+def _json_rows(path: Path, blank_lines: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object) of a JSONL file; a blank line is BLANK_ROW, or refused."""
     where = str(path)
     try:
         with _decompressed(path) as stream:
             for number, line in enumerate(stream, 1):
                 where = f"{path}:{number}"
-                yield where, _json_object(where, line)
+                yield where, _json_object(where, line, blank_lines)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(
             path, "no such file", "give the path of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
@@ -190,42 +208,27 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(where, f"the compressed file is broken here ({error})", "write it again") from error
 
 
-def _json_object(where: str, line: bytes) -> dict[str, Any]:
+def _json_object(where: str, line: bytes, blank_lines: bool) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
+        if blank_lines and not line.strip():
+            return BLANK_ROW
+        for signature, (problem, mend) in SIGNATURES.items():
+            if line.startswith(signature) and where.endswith(":1"):
+                raise UserError(where.removesuffix(":1"), f"the file {problem}", mend) from error
         raise UserError(where, f"not JSON ({error})", "mend or remove the line") from error
     if not isinstance(row, dict):
         raise UserError(where, f"expected a JSON object, found {type(row).__name__}", "mend or remove the line")
     return row
 
 
-def _parquet_rows(
-    path: Path, groups: Iterable[int] | None = None, first: int = 1
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:row, object) of a Parquet file, or of some row groups that begin with row `first`; counted from 1."""
-    import pyarrow
-    import pyarrow.parquet
-
-    if not path.is_file():
-        raise UserError(path, "no such file", "give the path of a .parquet file")
-    try:
-        number = first - 1
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024, row_groups=None if groups is None else list(groups)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:{number}", {key: value for key, value in row.items() if value is not None}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(path, f"not a Parquet file, or a damaged one ({error})", "write it again") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: near row {number + 1}", f"not UTF-8 ({error})", "write it again") from error
-
-
 def _document(where: str, row: dict[str, Any], text_key: str, id_key: str, source: str) -> Document:
+    found = "no such key" if text_key not in row else type(row[text_key]).__name__
     text = row.pop(text_key, None)
+    if text is None and found != "no such key":
+        text = ""
     if not isinstance(text, str):
-        found = "no such key" if text is None else type(text).__name__
         raise UserError(
             where, f"expected a string under '{text_key}', found {found}", "name the text key, or mend the line"
         )

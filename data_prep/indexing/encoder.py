@@ -38,8 +38,9 @@ PROBES = (
     "def f(x):\n    return {'a': [1, 2, 3]}  # done\n\n\nclass A(B):\n\tpass\n",
 )
 
-# Growth of the process after which gigatoken's cache is thrown away [bytes].
-RENEW_BYTES = 192 << 20
+# Growth of the process after which gigatoken's cache is thrown away: more than what one shard of lines of text
+# makes of it, less than would let the cache's next doubling pass 500 MB [bytes].
+RENEW_BYTES = 144 << 20
 
 
 class Encoder:
@@ -97,6 +98,7 @@ class _FastEncoder:
     def __init__(self, spec: bytes) -> None:
         self._spec = spec
         self._renew()
+        self._limit = resident_bytes() + RENEW_BYTES  # once: what a renewal leaves behind would raise it each time
 
     @classmethod
     def load(cls, tokenizer: TextTokenizer) -> _FastEncoder | str:
@@ -127,7 +129,6 @@ class _FastEncoder:
         give_back()
         self._tokenizer = Tokenizer.from_json(self._spec)
         give_back()  # what reading the file took
-        self._limit = resident_bytes() + RENEW_BYTES
 
 
 def _slow(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from data_prep.errors import UserError
 from data_prep.indexing.lineage import ORIGIN
 from data_prep.indexing.spans import LETTERS, CharacterSpans
+from data_prep.readers import BLANK_ROW
 
 # A batch ends when its texts are this long together [characters].
 BATCH_CHARACTERS = 1 << 21
@@ -53,13 +54,15 @@ class Batch:
 
 
 def batches(rows: Iterable[tuple[str, Row]], text_key: str, size: int) -> Iterator[Batch]:
-    """Batches of at most `size` texts; blank texts are only counted.
+    """Batches of at most `size` texts; blank texts, those that are null, and blank lines are only counted.
 
     Errors: a UserError naming file and line, for a row without a string under `text_key`.
     """
     batch = Batch()
     for where, row in rows:
         text = row.get(text_key)
+        if text is None and (text_key in row or row is BLANK_ROW):
+            text = ""
         if not isinstance(text, str):
             found = f"it is of type {type(text).__name__}" if text_key in row else "no such key"
             raise UserError(

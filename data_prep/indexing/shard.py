@@ -15,7 +15,7 @@ from data_prep.indexing.documents import DocumentMaker, Documents
 from data_prep.indexing.encoder import Encoder
 from data_prep.indexing.lineage import SCHEMA
 from data_prep.indexing.parts import DatasetWriter
-from data_prep.indexing.rows import Batch, batches, has_spans, lineage_columns
+from data_prep.indexing.rows import KEYS, Batch, batches, has_spans, lineage_columns
 from data_prep.indexing.tokenizer import TextTokenizer
 from data_prep.manifest import InputFile, Manifest, package_version
 from data_prep.readers import read_slice
@@ -76,17 +76,19 @@ class _Worker:
         """Writes the shard, if need be without a document.  Errors: a UserError for a bad row."""
         settings, dropped, counts, spans = self._settings, Counter[str](empty=0), Counter[str](), False
         with DatasetWriter(task.prefix, self._identity.vocab_size) as writer:
-            for batch in batches(read_slice(task.part), settings.text_key, settings.batch_size):
+            for batch in batches(
+                read_slice(task.part, {settings.text_key, *KEYS}), settings.text_key, settings.batch_size
+            ):
                 documents = self._maker.make(batch, settings.text_key)
                 dropped["empty"] += batch.blank + len(batch.texts) - len(documents.kept)
                 counts["text_bytes"] += int(documents.text_bytes.sum())
                 counts["lost_characters"] += sum(documents.lost)
                 counts["lossy_documents"] += sum(map(bool, documents.lost))
                 spans |= has_spans(batch, settings.text_key)
-                rows = self._lineage(batch, documents, task.name, writer.tokens)
+                lineage = self._lineage(batch, documents, task.name, writer.tokens)
                 writer.add_documents(documents.tokens)
                 writer.add_runs(documents.runs)
-                writer.add_lineage(rows)
+                writer.add_lineage(lineage)
             files = writer.finish(with_spans=settings.spans and spans)
             manifest = Manifest(
                 tokenizer=self._identity,

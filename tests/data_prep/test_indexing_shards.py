@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import orjson
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,6 +76,39 @@ def test_parquet_and_compressed_input_give_the_same_tokens(tmp_path: Path, corpu
         index(IndexSettings(shard_mib=0.0001, workers=0), [tmp_path / name], folder, tmp_path / "d")
         found.append([(tmp_path / f"d{suffix}").read_bytes() for suffix in (".bin", ".idx")])
     assert found[1:] == found[:1] * 3
+
+
+def test_null_texts_and_blank_lines_are_dropped_and_counted(tmp_path: Path, folder: Path) -> None:
+    content = b'{"text": "a"}\n\n{"text": null}\n \r\n{"text": "b"}\n\n'
+    (tmp_path / "in.jsonl").write_bytes(content)
+    (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(content))
+    pq.write_table(pa.table({"text": ["a", None, None, None, "b", None], "more": [1] * 6}), tmp_path / "in.parquet")
+    for name in ("in.jsonl", "in.jsonl.gz", "in.parquet"):
+        manifest = index(IndexSettings(workers=0), [tmp_path / name], folder, tmp_path / "d")
+        assert (manifest.documents, manifest.dropped) == (2, {"empty": 4})
+        assert read_lineage(tmp_path / "d")["id"].to_pylist() == [f"{name}:1", f"{name}:5"]
+
+
+@pytest.mark.parametrize(("name", "key"), [("in.jsonl", "body"), ("in.parquet", "body"), ("bare.parquet", "body")])
+def test_a_key_that_is_not_there_is_no_null(tmp_path: Path, folder: Path, name: str, key: str) -> None:
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "a"}])
+    pq.write_table(pa.table({"text": ["a"], "id": ["1"]}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "bare.parquet")
+    with pytest.raises(UserError, match=rf"{name}.*expected a string under '{key}', no such key"):
+        index(IndexSettings(text_key=key, workers=0), [tmp_path / name], folder, tmp_path / "d")
+
+
+def test_training_texts_of_parquet_are_those_of_jsonl(tmp_path: Path, corpus: Path, folder: Path) -> None:
+    """Plain rows have nulls where training texts have origins and spans."""
+    found = [{"id": None, **orjson.loads(line)} for line in corpus.read_bytes().splitlines()]
+    write_jsonl(tmp_path / "in.jsonl", found)
+    pq.write_table(pa.Table.from_pylist(found), tmp_path / "in.parquet")
+    for name in ("in.jsonl", "in.parquet"):
+        index(IndexSettings(workers=0), [tmp_path / name], folder, tmp_path / name.replace(".", "-"))
+    for suffix in (".bin", ".idx", ".spans"):
+        assert len({(tmp_path / f"in-{kind}{suffix}").read_bytes() for kind in ("jsonl", "parquet")}) == 1
+    tables = [read_lineage(tmp_path / f"in-{kind}").drop_columns("source_file") for kind in ("jsonl", "parquet")]
+    assert tables[0].equals(tables[1])
 
 
 def test_a_shard_without_a_document_and_an_input_without_a_line_do_no_harm(tmp_path: Path, folder: Path) -> None:

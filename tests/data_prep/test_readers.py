@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from data_prep.errors import UserError
-from data_prep.readers import read_documents, read_jsonl, write_jsonl
+from data_prep.readers import read_documents, read_jsonl, read_slice, write_jsonl
+from data_prep.shards import plan
 
 ROWS = [{"id": "a", "text": "one"}, {"id": 7, "text": "zwei ü", "url": "x"}, {"text": "three", "source": "own"}]
 
@@ -54,6 +55,7 @@ def test_an_id_made_of_the_text_does_not_depend_on_the_file(tmp_path: Path):
         (b'{"text": "x"', "not JSON"),
         (b'{"text": "\xff"}', "not JSON"),
         (b"", "not JSON"),
+        (b'{"text": null}', "is empty"),
         (b"[1]", "expected a JSON object"),
         (b'{"body": "x"}', "expected a string under 'text'"),
         (b'{"text": 3}', "expected a string under 'text', found int"),
@@ -70,6 +72,29 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, told: str):
         list(read_documents(path))
     assert str(caught.value).startswith(f"{path}:2: ")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xef\xbb\xbf" + lines(ROWS), r"begins with a byte order mark \(BOM\); save it"),
+        (gzip.compress(lines(ROWS)), "is compressed by gzip; name it .jsonl.gz"),
+        (zstandard.compress(lines(ROWS)), "is compressed by zstd; name it .jsonl.zst"),
+        (b"PAR1...", "is Parquet; name it .parquet"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_told(tmp_path: Path, content: bytes, told: str):
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(content)
+    for read in (read_jsonl, lambda path: read_slice(plan([path], 1 << 20).slices[0])):
+        with pytest.raises(UserError, match=rf"d\.jsonl: the file {told}"):
+            list(read(path))
+
+
+def test_a_null_text_of_parquet_is_an_empty_one(tmp_path: Path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x", None]}), tmp_path / "d.parquet")
+    with pytest.raises(UserError, match=r"d\.parquet:2: the text under 'text' is empty"):
+        list(read_documents(tmp_path / "d.parquet"))
 
 
 def test_a_repeated_id_names_both_lines(tmp_path: Path):
