@@ -14,6 +14,7 @@ the ratios of a turn.
 | bare | orjson, gigatoken on 512 texts at once, numpy writes .bin and .idx: no check of any kind |
 | plain | `ipt data index` on the same rows |
 | bare_chains, chains | the same two on rendered training texts with spans, origins and checks |
+| parquet, long_parquet | the texts of plain in one row group, whole and joined to 360,000 characters; memory only |
 | megatron | tokenizers, one text after the other, into megatron-core's IndexedDatasetBuilder, on 1/30 of the text |
 """
 
@@ -31,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from itertools import batched
+from itertools import batched, product
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,8 @@ TOKENIZER = {
     "member_sha256": "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55",
 }
 VARIANTS = ("bare", "plain", "bare_chains", "chains", "megatron")
+# Length of the texts of the variant `long_parquet` [characters].
+LONG = 360_000
 CHECKS = "form length duplicates grounding"
 
 
@@ -105,8 +108,8 @@ def memory(work: Path, megabytes: list[int]) -> list[dict[str, object]]:
     """Most memory that one process ever held, in this process and in two workers [MB]."""
     found = []
     for size in megabytes:
-        for variant in ("plain", "chains"):
-            for workers in (1, 2):
+        for variant in ("plain", "chains", "parquet", "long_parquet"):
+            for workers in (1, 2) if "parquet" not in variant else (1,):
                 done = measure(work, variant, corpus(work, variant, size), workers)
                 found.append({"variant": variant, "megabytes": size, "workers": workers, "peak_mb": done["peak_mb"]})
                 print(found[-1], file=sys.stderr, flush=True)
@@ -190,6 +193,8 @@ def megatron(path: Path, work: Path) -> int:
 
 
 def corpus(work: Path, variant: str, megabytes: int) -> Path:
+    if "parquet" in variant:
+        return work / f"{variant}-{megabytes}.parquet"
     return work / f"{'chains' if 'chains' in variant else 'plain'}-{megabytes}.jsonl"
 
 
@@ -212,6 +217,28 @@ def prepare(work: Path, megabytes: int, memory_runs: Sequence[int]) -> None:
             path = corpus(work, variant, size)
             if not path.exists():
                 write(path, size, sentences, chains=variant == "chains")
+
+    for variant, size in product(("parquet", "long_parquet"), memory_runs):
+        if not corpus(work, variant, size).exists():
+            write_parquet(corpus(work, "plain", size), corpus(work, variant, size), LONG if "long" in variant else 0)
+
+
+def write_parquet(lines: Path, path: Path, least: int) -> None:
+    """The texts as one row group in pages of about a megabyte; joined until they have `least` characters."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts, waiting = list[str](), list[str]()
+    with lines.open("rb") as file:
+        for line in file:
+            waiting.append(orjson.loads(line)["text"])
+            if sum(map(len, waiting)) >= least:
+                texts.append("\n\n".join(waiting))
+                waiting = []
+    names = [f"document-{number}" for number in range(len(texts))]
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.table({"id": names, "text": texts}), partial, row_group_size=1 << 40, write_batch_size=4)
+    partial.replace(path)
 
 
 def read_sentences() -> list[str]:

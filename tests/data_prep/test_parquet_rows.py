@@ -15,13 +15,14 @@ from data_prep.parquet_rows import parquet_rows
 
 # Prints the rows of a file, and by how much reading them raised the most memory the process ever held [MB].
 READER = """
-import resource, sys
+import sys
 from pathlib import Path
 import pyarrow.parquet
 from data_prep.parquet_rows import parquet_rows
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 before = peak()
 print(sum(1 for _ in parquet_rows(Path(sys.argv[1]), columns={"text"})), peak() - before)
