@@ -144,7 +144,8 @@ def run(variant: str, path: str, workers: str) -> None:
     text_bytes = act(Path(path), work) if act else ours(Path(path), work, int(workers))
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     cpu = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-    peak = max(own.ru_maxrss, children.ru_maxrss) / 1024
+    # `own.ru_maxrss` would count what the process that started this one held.
+    peak = max(int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]), children.ru_maxrss) / 1024
     print(json.dumps({"cpu_seconds": cpu, "peak_mb": round(peak), "text_bytes": text_bytes}))
 
 

@@ -6,6 +6,7 @@ A text is batched column by column, since a corpus has too many for an object ea
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -242,11 +243,11 @@ def _spans(batch: Batch, text_key: str, indices: Sequence[int]) -> CharacterSpan
 
 
 def _whole(lists: Sequence[Sequence[int]]) -> np.ndarray:
-    """The numbers of all lists, int64."""
-    flat = list(chain.from_iterable(lists))
-    if not set(map(type, flat)) <= {int}:
-        raise _Fault("its spans are not numbers and letters")
-    return np.fromiter(flat, np.int64, len(flat))
+    """The numbers of all lists, int64; an `array` takes no other numbers than whole ones, and is fast."""
+    try:
+        return np.frombuffer(array("q", list(chain.from_iterable(lists))), np.int64)
+    except (TypeError, OverflowError) as error:
+        raise _Fault(f"its spans are not numbers and letters: {error}") from error
 
 
 def _check_spans(spans: CharacterSpans, lengths: np.ndarray, belongings: np.ndarray) -> None:
@@ -255,7 +256,7 @@ def _check_spans(spans: CharacterSpans, lengths: np.ndarray, belongings: np.ndar
     first = np.diff(text_of_span, prepend=-1) != 0
     previous = np.where(first, 0, np.concatenate(([0], spans.ends[:-1])))
     uncovered = not spans.counts.all() or (spans.ends[np.cumsum(spans.counts) - 1] != lengths).any()
-    if uncovered or (spans.ends <= previous).any() or (spans.classes >= len(LETTERS)).any():
+    if uncovered or (spans.ends <= previous).any() or spans.classes.max() >= len(LETTERS):
         raise _Fault("its spans do not cover the text, or are of no known class")
     wrong = (spans.of < _LEAST_OF[spans.classes]) | (spans.of >= belongings[text_of_span, spans.classes])
     if wrong.any():
