@@ -24,6 +24,7 @@ from data_prep.indexing.encoder import Encoder
 from data_prep.indexing.ragged import Ragged
 from data_prep.indexing.tokenizer import TextTokenizer, load_tokenizer
 from data_prep.readers import write_jsonl
+from data_prep.records import Origin, TrainingText
 from data_prep.settings import IndexSettings
 
 HARD = [
@@ -186,7 +187,7 @@ def test_the_tokens_that_are_written_are_those_that_are_checked(
     row: dict[str, object] = {"id": "one", "text": "Der Weg. " * 400}
     if kind == "chat":
         spans = {"ends": [3, 3 + len(control)], "kinds": "tc", "of": [0, -1]}
-        row = {"id": "one", "text": "abc" + control, "origins": [], "spans": spans}
+        row = {**TrainingText("one", "abc" + control, (Origin("one"),)).to_json(), "spans": spans}
     write_jsonl(tmp_path / "in.jsonl", [row])
     assert index(IndexSettings(), [tmp_path / "in.jsonl"], folder, tmp_path / "right").documents == 1
     monkeypatch.setattr(encoder_module, "PROBES", ())
