@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -30,8 +29,7 @@ from data_prep.errors import UserError
 from data_prep.indexing.spans import CLASSES, CONTROL, SpansReader
 from data_prep.manifest import read_manifest
 from data_prep.packing import Piece
-
-LossPolicy = Literal["all", "pairs", "answers"]
+from data_prep.settings import LossPolicy
 
 _TEXT, _QUESTION, _ANSWER, _TEMPLATE = (CLASSES.index(name) for name in ("text", "question", "answer", "template"))
 _LAST_CONTENT = max(_TEXT, _QUESTION, _ANSWER)

@@ -22,7 +22,7 @@ from data_prep.blend.file import BlendSource, open_validation
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
 from data_prep.packing import PackTable, Piece
-from megatron_ipt.data.policy import Counted, LossPolicy
+from megatron_ipt.data.policy import Counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,8 @@ class BlendStream:
 
 def _open(source: BlendSource) -> _Source:
     reader, table = open_source(source)
-    policy: LossPolicy = getattr(source, "loss", "all")
-    counted = None if policy == "all" else Counted(source.prefix, source.name, policy)
-    return _Source(source.name, reader, table, counted, getattr(source, "policy", "concatenate") == "chains")
+    counted = None if source.loss == "all" else Counted(source.prefix, source.name, source.loss)
+    return _Source(source.name, reader, table, counted, source.policy == "chains")
 
 
 class SequentialStream:

@@ -89,7 +89,7 @@ def source_figures(
     drawn = blend.schedule.counts(consumed_samples)
     return {
         source.name: {
-            "kind": getattr(source, "kind", "raw"),
+            "kind": source.kind,
             "loss": summed / tokens if tokens else None,
             "loss_tokens": tokens,
             "consumed_samples": samples,
