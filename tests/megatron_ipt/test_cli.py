@@ -183,10 +183,10 @@ def test_a_run_that_cannot_start_says_why_in_one_line(tiny: TinyRun, tmp_path: P
 
 
 def test_damage_between_the_ends_of_a_file_is_found_at_the_start(tiny: TinyRun, tmp_path: Path, write_dataset) -> None:
-    """Opening a dataset looks at the first and the last block of a file; here blocks are of 1,024 bytes."""
+    """Opening a dataset looks at the first and the last block of a file; here blocks are of 2,048 bytes."""
     prefix = tmp_path / "data"
     manifest = write_dataset(prefix, [[1 + place % 500 for place in range(60)] + [0]] * 40, vocab_size=512)
-    hasher = BlockHasher(1024)
+    hasher = BlockHasher(2048)
     hasher.update(bin_path(prefix).read_bytes())
     manifest.model_copy(update={"bin": hasher.finish()}).write(prefix)
     plan(BlendSettings(sources={"data": SourceSettings(prefix=prefix, weight=1)}, seq_length=64), tmp_path / "blend")
@@ -194,7 +194,7 @@ def test_damage_between_the_ends_of_a_file_is_found_at_the_start(tiny: TinyRun, 
     content[len(content) // 2] ^= 1
     bin_path(prefix).write_bytes(content)
     told = fails("train", tiny.recipe, f"output_dir={tmp_path}", f"train.blend={tmp_path / 'blend' / 'blend.json'}")
-    assert f"data.bin: block {len(content) // 2 // 1024}, from byte" in told
+    assert f"data.bin: block {len(content) // 2 // 2048}, from byte" in told
 
 
 def test_a_tokenizer_unlike_the_data_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
