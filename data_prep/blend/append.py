@@ -31,6 +31,9 @@ def append(
     added = added or {}
     if first_sample < 1:
         raise UserError("--from", f"{first_sample} is the begin of the run", "plan another blend: it has no past")
+    if blend.format_version < BLEND_FORMAT_VERSION:
+        problem = f"is of format {blend.format_version}, whose documents stood in another order"
+        raise UserError("the blend", problem, "plan it again; a run that was begun with it cannot go on")
     names = [source.name for source in blend.sources]
     for name in added:
         if any(source.sequences < source.of_sequences for source in blend.sources):
@@ -57,9 +60,7 @@ def append(
     phases = [_narrowed(phase, drawn) for phase in phases]
     earlier = [Ancestor(blend_hash=blend.hash, samples=first_sample)]
     earlier += [Ancestor(blend_hash=a.blend_hash, samples=min(a.samples, first_sample)) for a in blend.ancestors]
-    return blend.with_changes(
-        format_version=BLEND_FORMAT_VERSION, sources=tuple(sources), phases=tuple(phases), ancestors=tuple(earlier)
-    )
+    return blend.with_changes(sources=tuple(sources), phases=tuple(phases), ancestors=tuple(earlier))
 
 
 def _open(blend: Blend, name: str, prefix: Path, kind: SourceKind) -> BlendSource:

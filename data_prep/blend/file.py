@@ -5,7 +5,7 @@
 Its `hash` covers what the samples are made of and leaves out where files lie, so that data may be
 moved; paths are kept relative to blend.json.  A checkpoint's data state is (hash, samples consumed).
 Format 2 adds to format 1 what a source holds (kind, loss, policy), how many of its sequences are used, amounts as given
-and earlier blends.  Format 1 is read, under its old hash.
+and earlier blends.  Format 1 is read, under its old hash; its pack tables are refused, as their order was another one.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from data_prep.blend.schedule import Schedule
 from data_prep.manifest import TokenizerIdentity, content_hash, write_json
 from data_prep.order import Permutation
+from data_prep.packing.table import PACK_FORMAT_VERSION
 from data_prep.settings import LossPolicy, SourceKind, SourcePolicy, SplitSettings
 
 BLEND_FORMAT_VERSION: Final = 2
@@ -144,14 +145,9 @@ class Blend(BaseModel):
         unlike: Any = {"sources": {"__all__": fields}, "phases": {"__all__": {"name", "amounts"}}, "ancestors": True}
         if version == 1:
             unlike["split"] = True
-        return content_hash({**self.model_dump(mode="json", exclude=unlike), "format_version": version})
-
-    @cached_property
-    def hashes(self) -> set[str]:
-        """The hash, and the one that format 1 gave to the same samples, where it could say them."""
-        plain = self.split is None
-        plain &= all((source.loss, source.policy) == ("all", "concatenate") for source in self.sources)
-        return {self.hash, self._hash(2), *([self._hash(1)] if plain else [])}
+        # Pack tables of another format hold other sequences; those of blends of format 1 were of the first.
+        packed = {"pack_format": PACK_FORMAT_VERSION} if version > 1 else {}
+        return content_hash({**self.model_dump(mode="json", exclude=unlike), "format_version": version, **packed})
 
     def with_changes(self, **changes: Any) -> Blend:
         """A copy, checked again.  (`model_copy` would take the cached hash and schedule along.)"""
@@ -170,7 +166,7 @@ class Blend(BaseModel):
         UNENDING if both give the same samples, None if nothing is known.
         """
         for phases in range(len(self.phases), 0, -1):
-            if blend_hash in self.past(phases).hashes:
+            if blend_hash == self.past(phases).hash:
                 return UNENDING if phases == len(self.phases) else self.phases[phases].first_sample
         known = [ancestor.samples for ancestor in self.ancestors if ancestor.blend_hash == blend_hash]
         return max(known, default=None)
