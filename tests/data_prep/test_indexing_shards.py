@@ -262,6 +262,20 @@ def test_another_number_of_workers_goes_on_with_the_shards_that_are_there(
     assert files(tmp_path / "d") == files(tmp_path / "fresh")
 
 
+def test_who_asks_for_the_tokenizers_library_gets_no_shard_of_gigatokens(
+    tmp_path: Path, corpus: Path, folder: Path, monkeypatch
+) -> None:
+    """It is asked for after a disagreement, and the shards from before it are kept."""
+    settings = IndexSettings(shard_mib=0.001, workers=0)
+    stopped_before_the_merge(settings, corpus, folder, tmp_path / "d", monkeypatch)
+    made: list[int] = []
+    manifest = index(
+        settings.model_copy(update={"encoder": "tokenizers"}), [corpus], folder, tmp_path / "d", made.append
+    )
+    assert sum(made) == 120
+    assert manifest.encoder.startswith("tokenizers ") and "gigatoken" not in manifest.encoder
+
+
 def test_a_torn_record_of_the_job_does_no_harm(tmp_path: Path, corpus: Path, folder: Path, monkeypatch) -> None:
     settings = IndexSettings(shard_mib=0.001, workers=0)
     stopped_before_the_merge(settings, corpus, folder, tmp_path / "d", monkeypatch)
