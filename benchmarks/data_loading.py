@@ -240,9 +240,9 @@ def megatron_start(work: Path, samples: int) -> dict[str, float]:
 
 
 def ours_rate(work: Path, samples: int) -> dict[str, float]:
-    from megatron_ipt.data.provider import BlendDataset
+    from megatron_ipt.data.provider import BlendDataset, Masks
 
-    return read(BlendDataset(blend(work), samples), samples)
+    return read(BlendDataset(blend(work), samples, Masks()), samples)
 
 
 def megatron_rate(work: Path, samples: int) -> dict[str, float]:

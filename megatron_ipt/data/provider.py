@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -31,15 +31,39 @@ type Item = dict[str, torch.Tensor | int]
 type Datasets = tuple[BlendDataset | None, HeldOutDataset | None, HeldOutDataset | None]
 
 
+@dataclass(kw_only=True)
+class Masks:
+    """What an item tells of attention and of documents; the names and forms are those of megatron-core's GPTDataset.
+
+    Where a document ends is known from the pack table, not looked for by a token; padding is a document of its own.
+    """
+
+    create_attention_mask: bool = False
+    reset_position_ids: bool = False
+    reset_attention_mask: bool = False
+    inter_document_masking: bool = False
+
+    def check_masks(self) -> None:
+        """Errors: a UserError for a mask that would not be made."""
+        if self.reset_attention_mask and not self.create_attention_mask:
+            problem = "the mask that would keep attention within a document is not made (create_attention_mask=False)"
+            raise UserError("reset_attention_mask", problem, "set both, or inter_document_masking")
+
+    @property
+    def _masks(self) -> Masks:
+        return Masks(**{field.name: getattr(self, field.name) for field in fields(Masks)})
+
+
 class StreamDataset(ABC, Dataset[Item]):
     """Samples as GPTDataset's items, each [seq_length]: tokens, labels, position_ids int64, loss_mask float32.
 
-    With `create_attention_mask` also attention_mask, bool [1, seq_length, seq_length], True where attention is barred.
-    Another process that gets a dataset opens the files itself.
+    With `create_attention_mask` also attention_mask, bool [1, seq_length, seq_length], True where attention is barred;
+    with `inter_document_masking` instead cu_seqlens, int32 [seq_length + 1], where documents begin, then seq_length
+    again and again, and max_seqlen, int32.  Another process that gets a dataset opens the files itself.
     """
 
-    def __init__(self, path: Path, samples: int, *, create_attention_mask: bool = False) -> None:
-        self.path, self.samples, self.create_attention_mask = path, samples, create_attention_mask
+    def __init__(self, path: Path, samples: int, masks: Masks) -> None:
+        self.path, self.samples, self.masks = path, samples, masks
 
     def __len__(self) -> int:
         return self.samples
@@ -53,9 +77,15 @@ class StreamDataset(ABC, Dataset[Item]):
     def _item(self, sample: Sample) -> Item:
         names = ("tokens", "labels", "loss_mask", "position_ids")
         item: Item = {name: torch.from_numpy(getattr(sample, name)) for name in names}
-        if self.create_attention_mask:
+        if self.masks.inter_document_masking:
+            return item | _document_bounds(sample.segments)
+        if self.masks.create_attention_mask:
             length = len(sample.tokens)
-            item["attention_mask"] = torch.ones((1, length, length), dtype=torch.bool).triu(1)
+            barred = torch.ones((1, length, length), dtype=torch.bool).triu(1)
+            if self.masks.reset_attention_mask:
+                segments = torch.from_numpy(sample.segments)
+                barred |= segments[:, None] != segments[None, :]
+            item["attention_mask"] = barred
         return item
 
     @abstractmethod
@@ -65,13 +95,13 @@ class StreamDataset(ABC, Dataset[Item]):
 class BlendDataset(StreamDataset):
     """The first `samples` samples of a blend; `dataset_id` is the number of the source, as BlendedDataset has it."""
 
-    def __init__(self, path: Path, samples: int, *, create_attention_mask: bool = False) -> None:
-        super().__init__(path, samples, create_attention_mask=create_attention_mask)
-        self.stream = BlendStream(path)
+    def __init__(self, path: Path, samples: int, masks: Masks) -> None:
+        super().__init__(path, samples, masks)
+        self.stream = BlendStream(path, reset_position_ids=_resets(masks))
         self._numbers = {source.name: number for number, source in enumerate(self.stream.blend.sources)}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), create_attention_mask=self.create_attention_mask), (self.path, self.samples)
+        return type(self), (self.path, self.samples, self.masks)
 
     def _sample(self, index: int) -> Sample:
         return self.stream.sample(index)
@@ -83,24 +113,34 @@ class BlendDataset(StreamDataset):
 class HeldOutDataset(StreamDataset):
     """A dataset from its first token to its last, again and again where more samples are asked for than it has."""
 
-    def __init__(
-        self, path: Path, seq_length: int, samples: int | None, *, create_attention_mask: bool = False
-    ) -> None:
+    def __init__(self, path: Path, seq_length: int, samples: int | None, masks: Masks) -> None:
         """`samples` None: each sequence once."""
-        self.stream = SequentialStream(path, seq_length)
-        given = len(self.stream) if samples is None else samples
-        super().__init__(path, given, create_attention_mask=create_attention_mask)
+        self.stream = SequentialStream(path, seq_length, reset_position_ids=_resets(masks))
+        super().__init__(path, len(self.stream) if samples is None else samples, masks)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        again = partial(type(self), create_attention_mask=self.create_attention_mask)
-        return again, (self.path, self.stream.seq_length, self.samples)
+        return type(self), (self.path, self.stream.seq_length, self.samples, self.masks)
 
     def _sample(self, index: int) -> Sample:
         return self.stream.sample(index % len(self.stream))
 
 
+def _resets(masks: Masks) -> bool:
+    """Documents that attend to themselves alone have positions of their own, in GPTDataset too."""
+    return masks.reset_position_ids or masks.inter_document_masking
+
+
+def _document_bounds(segments: np.ndarray) -> Item:
+    """Where documents begin, padded so that items stack, and the tokens of the longest."""
+    length = len(segments)
+    begins = np.flatnonzero(np.diff(segments, prepend=-1))
+    bounds = np.full(length + 1, length, np.int32)
+    bounds[: len(begins)] = begins
+    return {"cu_seqlens": torch.from_numpy(bounds), "max_seqlen": torch.tensor(np.diff(bounds).max())}
+
+
 @dataclass
-class BlendProvider:
+class BlendProvider(Masks):
     """What Megatron-LM's `pretrain` takes as train_valid_test_datasets_provider.
 
     `valid` and `test` are prefixes of datasets.  `seq_length` is the trainer's, or gives it when asked (its arguments
@@ -111,7 +151,6 @@ class BlendProvider:
     valid: Path | str | None = None
     test: Path | str | None = None
     seq_length: int | Callable[[], int] | None = None
-    create_attention_mask: bool = False
     is_built_on_rank: Callable[..., bool] | None = None
     is_distributed = True  # Megatron-LM: call it on every rank, not on the first of each tensor-parallel group alone
 
@@ -132,7 +171,7 @@ class BlendProvider:
 
 
 @dataclass(kw_only=True)
-class BlendConfig:
+class BlendConfig(Masks):
     """What Megatron Bridge takes as its dataset's configuration, once it is also a DatasetProvider of Bridge's:
 
     @dataclass(kw_only=True)
@@ -143,7 +182,6 @@ class BlendConfig:
     valid: str | None = None
     test: str | None = None
     seq_length: int
-    create_attention_mask: bool = False
     dataloader_type: str = "single"  # sample i is item i: Bridge's other samplers shuffle once more
 
     @property
@@ -156,15 +194,21 @@ class BlendConfig:
         if self.dataloader_type != "single":
             problem = f"'{self.dataloader_type}' takes the samples in another order than the blend's"
             raise UserError("dataset.dataloader_type", problem, "set it to 'single'")
+        if self.inter_document_masking:
+            problem = "Bridge reads the bounds of documents under other names"
+            raise UserError(
+                "dataset.inter_document_masking", problem, "set create_attention_mask and reset_attention_mask"
+            )
         counts = (context.train_samples, context.valid_samples, context.test_samples)
         return build(self, counts, self.seq_length)
 
 
 def build(given: BlendProvider | BlendConfig, samples: Sequence[int | None], seq_length: int | None) -> Datasets:
     """Datasets of so many train, valid and test samples; a number of None: each held-out sequence once."""
+    given.check_masks()
     training, *held_out = samples
-    mask = given.create_attention_mask
-    train = BlendDataset(Path(given.blend), training or 0, create_attention_mask=mask)
+    masks = given._masks
+    train = BlendDataset(Path(given.blend), training or 0, masks)
     if seq_length is not None and seq_length != train.stream.seq_length:
         problem = f"the trainer's sequence length {seq_length} is not the blend's {train.stream.seq_length}"
         raise UserError(given.blend, problem, "set both to the same")
@@ -174,7 +218,7 @@ def build(given: BlendProvider | BlendConfig, samples: Sequence[int | None], seq
         if prefix is None or count == 0:
             found.append(None)
             continue
-        dataset = HeldOutDataset(Path(prefix), train.stream.seq_length, count, create_attention_mask=mask)
+        dataset = HeldOutDataset(Path(prefix), train.stream.seq_length, count, masks)
         if dataset.stream.tokenizer != train.stream.blend.tokenizer:
             raise UserError(prefix, "was tokenized unlike the blend", "index it with the same tokenizer and policy")
         found.append(dataset)

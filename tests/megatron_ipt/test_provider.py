@@ -18,6 +18,7 @@ from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -153,34 +154,86 @@ def test_weights_that_change_on_the_way_replay_and_skip_nothing(blend: Path, meg
     assert drawn == of_one[: len(drawn)]
 
 
-@pytest.mark.parametrize("create_attention_mask", [False, True])
-def test_items_are_those_of_gpt_dataset(blend: Path, create_attention_mask: bool) -> None:
-    """Of megatron-core's own GPTDataset on the same files; the tokens are whatever each drew."""
+def gpt_dataset(folder: Path, **masks: bool) -> Any:
+    """megatron-core's own dataset on the blend's files."""
     gpt: Any = importlib.import_module("megatron.core.datasets.gpt_dataset")
     builder: Any = importlib.import_module("megatron.core.datasets.blended_megatron_dataset_builder")
-    folder = blend.parents[1]
     config = gpt.GPTDatasetConfig(
         random_seed=1,
         sequence_length=SEQ_LENGTH,
         blend=([str(folder / "one"), str(folder / "small")], [0.75, 0.25]),
         split="1,0,0",
-        reset_position_ids=False,
-        reset_attention_mask=False,
         eod_mask_loss=False,
-        create_attention_mask=create_attention_mask,
         tokenizer=SimpleNamespace(eod=0, pad=-1, vocab_size=1000, unique_identifiers={}),
         mid_level_dataset_surplus=0.5,
         path_to_cache=str(folder / "cache"),
+        **{"reset_position_ids": False, "reset_attention_mask": False, "create_attention_mask": False, **masks},
     )
-    (theirs, _, _) = builder.BlendedMegatronDatasetBuilder(gpt.GPTDataset, [4, 0, 0], lambda: True, config).build()
-    ours, _, _ = BlendProvider(blend, create_attention_mask=create_attention_mask)((4, 0, 0))
-    assert ours is not None and len(ours) == 4
-    expected, found = theirs[0], ours[0]
+    (dataset, _, _) = builder.BlendedMegatronDatasetBuilder(gpt.GPTDataset, [40, 0, 0], lambda: True, config).build()
+    return dataset
+
+
+def masks_of_megatron(item: Any, **masks: bool) -> tuple[Any, Any]:
+    """(attention_mask, position_ids) that megatron-core gives an item's tokens: a document ends at each 0."""
+    gpt: Any = importlib.import_module("megatron.core.datasets.gpt_dataset")
+    made = gpt._get_ltor_masks_and_position_ids(
+        item["tokens"], 0, masks.get("reset_position_ids", False), masks.get("reset_attention_mask", False), False, True
+    )
+    return made[0], made[2]
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {},
+        {"create_attention_mask": True},
+        {"create_attention_mask": True, "reset_attention_mask": True, "reset_position_ids": True},
+        {"reset_position_ids": True},
+    ],
+    ids=lambda masks: "+".join(masks) or "none",
+)
+def test_items_are_those_of_gpt_dataset(blend: Path, masks: dict[str, bool]) -> None:
+    """Keys, shapes and types of megatron-core's own GPTDataset; masks and positions as it makes them for our tokens."""
+    expected = gpt_dataset(blend.parents[1], **masks)[0]
+    ours, _, _ = BlendProvider(blend, **masks)((40, 0, 0))
+    assert ours is not None and len(ours) == 40
+    found = ours[0]
     assert found.keys() == expected.keys()
-    for name in FIELDS:
+    for name in found.keys() - {"dataset_id"}:
         assert (found[name].dtype, found[name].shape) == (expected[name].dtype, expected[name].shape)
-    for name in ("loss_mask", "position_ids", *(["attention_mask"] if create_attention_mask else [])):
-        assert torch.equal(found[name], expected[name])
+    unpadded = [item for item in map(ours.__getitem__, range(40)) if item["loss_mask"].all()]
+    assert len(unpadded) > 20
+    for item in unpadded:
+        attention_mask, position_ids = masks_of_megatron(item, **masks)
+        assert torch.equal(item["position_ids"], position_ids)
+        if masks.get("create_attention_mask"):
+            assert torch.equal(item["attention_mask"], attention_mask)
+
+
+def check_documents(item: Any) -> None:
+    """A document ends at each 0; positions start again with each, and bounds are followed by the sequence's length."""
+    bounds = [0, *(place + 1 for place, token in enumerate(item["tokens"].tolist()[:-1]) if token == 0), SEQ_LENGTH]
+    assert item["cu_seqlens"].tolist() == bounds + [SEQ_LENGTH] * (SEQ_LENGTH + 1 - len(bounds))
+    longest = max(stop - start for start, stop in pairwise(bounds))
+    assert int(item["max_seqlen"]) == longest
+    positions = [place for start, stop in pairwise(bounds) for place in range(stop - start)]
+    assert item["position_ids"].tolist() == positions
+
+
+def test_documents_are_told_as_gpt_dataset_tells_them(blend: Path) -> None:
+    """Under --dataloader-inter-document-masking; the same reading of the tokens holds for theirs and for ours."""
+    theirs = gpt_dataset(blend.parents[1], inter_document_masking=True)
+    ours, _, _ = BlendProvider(blend, inter_document_masking=True)((40, 0, 0))
+    assert ours is not None
+    assert {name: (item.dtype, item.shape) for name, item in ours[0].items() if name != "dataset_id"} == {
+        name: (item.dtype, item.shape) for name, item in theirs[0].items() if name != "dataset_id"
+    }
+    for dataset in (theirs, ours):
+        for number in range(40):
+            if dataset[number]["loss_mask"].all():
+                check_documents(dataset[number])
+    padded = next(item for item in map(ours.__getitem__, range(40)) if not item["loss_mask"].all())
+    assert int(padded["loss_mask"].sum()) + 1 in padded["cu_seqlens"].tolist()  # what pads is a document of its own
 
 
 def test_held_out_samples_are_the_dataset_in_its_order(blend: Path) -> None:
@@ -210,7 +263,7 @@ def test_it_is_what_pretrain_takes(blend: Path) -> None:
 
 def test_a_dataset_travels_as_its_path(blend: Path) -> None:
     _, valid, _ = BlendProvider(blend, valid=blend.parents[1] / "held_out")((8, 4, 0))
-    train, _, _ = BlendProvider(blend, create_attention_mask=True)((8, 0, 0))
+    train, _, _ = BlendProvider(blend, create_attention_mask=True, reset_attention_mask=True)((8, 0, 0))
     for dataset in (train, valid):
         data = pickle.dumps(dataset)
         again = pickle.loads(data)
@@ -229,6 +282,7 @@ def test_what_would_not_fit_is_refused(blend: Path, write_dataset: Any) -> None:
         ({"seq_length": 32}, (8, 0, 0), "the trainer's sequence length 32 is not the blend's 16"),
         ({}, (8, 4, 0), "valid: 4 validation samples are asked for, and no dataset is named; give its prefix, or set"),
         ({"valid": other}, (8, 4, 0), "was tokenized unlike the blend"),
+        ({"reset_attention_mask": True}, (8, 0, 0), "is not made .*; set both, or inter_document_masking"),
     ):
         with pytest.raises(UserError, match=told):
             BlendProvider(blend, **options)(samples)
@@ -267,7 +321,10 @@ def test_it_is_what_bridge_takes(blend: Path, monkeypatch: pytest.MonkeyPatch) -
     train, valid, test = config.build_datasets(context)
     assert (len(train), len(valid), test) == (40, 6, None)
     assert config.skip_getting_attention_mask_from_dataset and config.dataloader_type == "single"
-    config.dataloader_type = "cyclic"
+    config.inter_document_masking = True
+    with pytest.raises(UserError, match="create_attention_mask and reset_attention_mask"):
+        config.build_datasets(context)
+    config.inter_document_masking, config.dataloader_type = False, "cyclic"
     with pytest.raises(UserError, match="'cyclic' takes the samples in another order"):
         config.build_datasets(context)
     if "MEGATRON_BRIDGE" in os.environ:
