@@ -156,8 +156,9 @@ def _write_data(folder: Path, blend: Path, write_dataset: Any) -> None:
     plan(BlendSettings(sources=sources, seq_length=SEQ_LENGTH, train_samples=80), blend.parent)
 
 
-def run_python(code: str) -> object:
+def run_python(code: str, *arguments: str) -> object:
     """Run code in a process of its own (megatron's shim must not reach this one); it prints JSON last."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
