@@ -39,16 +39,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--chains", type=int, default=100_000, help="chains of each distribution")
     parser.add_argument("--documents", type=int, nargs="*", default=[1_000_000, 10_000_000, 100_000_000])
+    parser.add_argument("--workers", type=int, default=1, help="processes that pack chains")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        print(json.dumps(build(options.work, options.run[0], int(options.run[1]))))
+        print(json.dumps(build(options.work, options.run[0], int(options.run[1]), options.workers)))
         return
     options.work.mkdir(parents=True, exist_ok=True)
     found = {
         "padding": [padding(options.work, name, options.chains, fill) for name in DISTRIBUTIONS for fill in (0, 1)],
         "scaling": [
-            scaling(options.work, policy, count) for count in options.documents for policy in ("concatenate", "chains")
+            scaling(options.work, policy, count, options.workers)
+            for count in options.documents
+            for policy in ("concatenate", "chains")
         ],
     }
     text = json.dumps(found, indent=2)
@@ -111,10 +114,20 @@ def chain_runs(chains: int, texts: int, median: float, sigma: float) -> Iterator
         yield Runs(np.array([len(classes)]), np.cumsum(lengths).astype("<i4"), numbers, classes)
 
 
-def scaling(work: Path, policy: str, documents: int) -> dict[str, object]:
+def scaling(work: Path, policy: str, documents: int, workers: int) -> dict[str, object]:
     """Seconds and memory of packing so many documents, each in a process of its own."""
     prepare(work, documents)
-    command = [sys.executable, __file__, "--work", str(work), "--run", policy, str(documents)]
+    command = [
+        sys.executable,
+        __file__,
+        "--work",
+        str(work),
+        "--workers",
+        str(workers),
+        "--run",
+        policy,
+        str(documents),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = {"policy": policy, "documents": documents, **json.loads(done.stdout.splitlines()[-1])}
     print(found, file=sys.stderr, flush=True)
@@ -141,23 +154,21 @@ def prepare(work: Path, documents: int) -> None:
         file.truncate(4 * sum(int(part.sum()) for part in lengths()))
 
 
-def build(work: Path, policy: str, documents: int) -> dict[str, object]:
+def build(work: Path, policy: str, documents: int, workers: int) -> dict[str, object]:
     from data_prep.indexing.reader import IndexedDatasetReader
-    from data_prep.packing import documents_in_order
-    from data_prep.packing.chains import ChainPacker
     from data_prep.packing.concatenate import concatenate
+    from data_prep.packing.documents import documents_in_order
+    from data_prep.packing.stretches import ChainsTask, pack_chains
     from data_prep.packing.table import PackReport, PackWriter
 
     reader = IndexedDatasetReader(work / f"of-{documents}")
     start = time.perf_counter()
     with PackWriter(work / "scaling.pack") as writer:
-        in_order = documents_in_order(reader, 1234)
         if policy == "chains":
-            packer = ChainPacker(4096, None, writer)
-            packer.add(in_order)
-            report = packer.finish()
+            task = ChainsTask(work / f"of-{documents}", False, 4096, 1234, None, work / "scaling.pack")
+            report = pack_chains(task, documents, writer, workers)
         else:
-            for counts, rows in concatenate(in_order, 4096):
+            for counts, rows in concatenate(documents_in_order(reader, 1234), 4096):
                 writer.add(counts, rows)
             report = PackReport()
         writer.finish(report)

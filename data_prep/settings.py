@@ -300,6 +300,9 @@ class BlendSettings(Settings):
         None, description="sets raw documents apart for validation, by their ids, and their augmented copies with them"
     )
     seed: int = Field(1234, description="seed of document order and sample order")
+    workers: int = Field(
+        1, ge=0, description="processes that pack chains side by side, 0 for none beside this one [processes]"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

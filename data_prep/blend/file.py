@@ -69,7 +69,7 @@ def resolve_run(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | N
         verify(prefix)  # reads every byte, so what is refused at a glance comes first
     spec = packing.PackSpec(settings.seq_length, settings.seed, split=settings.split)
     sources = [
-        pack_source(name, prefixes[name], manifest, replace(spec, policy=of.policy), of.kind, of.loss)
+        pack_source(name, prefixes[name], manifest, replace(spec, policy=of.policy), of.kind, of.loss, settings.workers)
         for (name, of), manifest in zip(settings.sources.items(), manifests.values(), strict=True)
     ]
     return schedule_run(settings, tokenizer, sources)
@@ -109,10 +109,16 @@ def open_source(source: BlendSource) -> tuple[IndexedDatasetReader, packing.Pack
 
 
 def pack_source(
-    name: str, prefix: Path, manifest: Manifest, spec: packing.PackSpec, kind: SourceKind, loss: LossPolicy = "all"
+    name: str,
+    prefix: Path,
+    manifest: Manifest,
+    spec: packing.PackSpec,
+    kind: SourceKind,
+    loss: LossPolicy = "all",
+    workers: int = 0,
 ) -> BlendSource:
     """A source with its pack tables, built where they are missing; with a split, one of each side."""
-    table = packing.pack(prefix, manifest, spec)
+    table = packing.pack(prefix, manifest, spec, workers)
     whole = spec.split is None and spec.policy == "concatenate"
     return BlendSource(
         name=name,

@@ -7,7 +7,6 @@ blocks before it is not indexed again.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from data_prep.indexing.merge import merge
 from data_prep.indexing.reader import open_dataset
 from data_prep.indexing.shard import ShardIndexer, ShardTask, recorded
 from data_prep.indexing.tokenizer import load_tokenizer
+from data_prep.locks import lock
 from data_prep.manifest import Manifest, TokenizerIdentity, manifest_path, package_version, read_manifest, write_json
 from data_prep.memory import give_back
 from data_prep.settings import IndexSettings
@@ -119,11 +119,9 @@ def _shard_folder(prefix: Path) -> Iterator[Path]:
     if foreign:
         problem = f"holds {foreign[0]}, and the shards are to be kept in a folder of this name"
         raise UserError(folder, problem, "move it, or give another prefix")
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(prefix, "another run is writing this dataset", "wait for it, or end it") from error
+    with (folder / "lock").open("w") as file:
+        if not lock(file):
+            raise UserError(prefix, "another run is writing this dataset", "wait for it, or end it")
         yield folder
 
 

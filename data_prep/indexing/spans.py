@@ -201,12 +201,12 @@ class SpansReader:
             yield start, end, CLASSES[kind], of
             start = end
 
-    def columns(self, document: int) -> tuple[list[int], list[int], list[int]]:
+    def columns(self, document: int) -> tuple[list[int], list[int], bytes]:
         """End, `of` and class code of each run of a document, of a file that was verified.  IndexError outside."""
         if not 0 <= document < self.documents:
             raise IndexError(f"document {document} of {self.documents}")
         part = slice(self.bounds[document], self.bounds[document + 1])
-        return self.ends[part].tolist(), self.of[part].tolist(), self.classes[part].tolist()
+        return self.ends[part].tolist(), self.of[part].tolist(), self.classes[part].tobytes()
 
     def runs_of(self, start: int, stop: int, lengths: np.ndarray | None = None) -> Runs:
         """The runs of documents [start, stop), found to follow each other; with `lengths` [tokens], to cover them too.

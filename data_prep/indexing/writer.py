@@ -5,7 +5,6 @@ Each document is one sequence of Megatron's.
 
 from __future__ import annotations
 
-import fcntl
 from array import array
 from collections.abc import Buffer, Callable, Iterator
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from data_prep.indexing.layout import (
 )
 from data_prep.indexing.ragged import Ragged
 from data_prep.indexing.reader import IndexedDatasetReader
+from data_prep.locks import lock
 from data_prep.manifest import BlockHasher, FileHashes, commit, partial_path
 
 # Documents whose offsets are computed at once: bounds the memory of the index pass.
@@ -57,11 +57,9 @@ class IndexedDatasetWriter:
     def __enter__(self) -> Self:
         """Errors: a UserError if another process is writing here."""
         self._bin = partial_path(bin_path(self.prefix)).open("ab")
-        try:
-            fcntl.flock(self._bin, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
-        except OSError as error:
+        if not lock(self._bin):  # until it is closed
             self._bin.close()
-            raise UserError(self.prefix, "another run is writing this dataset", "wait for it, or end it") from error
+            raise UserError(self.prefix, "another run is writing this dataset", "wait for it, or end it")
         self._bin.truncate(0)
         for path in (bin_path(self.prefix), idx_path(self.prefix)):
             self._stack.callback(partial_path(path).unlink, missing_ok=True)

@@ -2,9 +2,9 @@
 
     pack(prefix, manifest, spec) -> PackTable     the one on disk if there is one, else built in one pass over the .idx
 
-Documents enter in a seeded order (data_prep/order.py).  Policy `concatenate` is Megatron's (concatenate.py); `chains`
-keeps questions with their texts (chains.py, by best fit: window.py; cut at units.py).  With a split (splits.py) a
-table holds the documents of one side.
+Documents enter in a seeded order (documents.py).  Policy `concatenate` is Megatron's (concatenate.py); `chains` keeps
+questions with their texts (chains.py, by best fit: window.py; cut at units.py), side by side over stretches of that
+order (stretches.py).  With a split (splits.py) a table holds the documents of one side.
 
 The table depends on the dataset and the spec, on nothing of a run; their hash is in its name, `PREFIX.pack-<hash>`
 (table.py).  Building streams: memory grows by a byte a document where there is a split, else not at all, besides the
@@ -22,12 +22,12 @@ import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader
-from data_prep.indexing.spans import SpansReader
+from data_prep.locks import one_at_a_time
 from data_prep.manifest import Manifest, content_hash
-from data_prep.order import Permutation
-from data_prep.packing.chains import ChainPacker
 from data_prep.packing.concatenate import concatenate
+from data_prep.packing.documents import documents_in_order
 from data_prep.packing.splits import MIXED, SIDES, Side, sides_of
+from data_prep.packing.stretches import ChainsTask, pack_chains
 from data_prep.packing.table import PACK_FORMAT_VERSION, PackReport, PackTable, PackWriter, Piece, open_pack
 from data_prep.settings import SplitSettings
 
@@ -35,8 +35,6 @@ __all__ = ["SIDES", "PackReport", "PackSpec", "PackTable", "Piece", "Side", "ope
 
 PackPolicy = Literal["concatenate", "chains"]
 
-# Documents that are looked at together.
-_CHUNK = 1 << 14
 OTHER_SIDE, BOTH_SIDES = "documents of the other side of the split", "documents of raw documents of both sides"
 
 
@@ -58,19 +56,22 @@ def pack_path(prefix: Path, manifest: Manifest, spec: PackSpec) -> Path:
     return prefix.with_name(f"{prefix.name}.pack-{content_hash(depends_on)[:16]}")
 
 
-def pack(prefix: Path, manifest: Manifest, spec: PackSpec) -> PackTable:
-    """The pack table of a dataset.
+def pack(prefix: Path, manifest: Manifest, spec: PackSpec, workers: int = 0) -> PackTable:
+    """The pack table of a dataset; policy `chains` packs on as many `workers`, and 0 is this process.
 
+    While another process builds the same table, this one waits for it.
     Errors: a UserError for a dataset without a label to predict, a split by a lineage that is missing or damaged, and
     a damaged table.
     """
     path = pack_path(prefix, manifest, spec)
     if not path.exists():
-        _build(prefix, manifest, spec, path)
+        with one_at_a_time(path.with_name(path.name + ".lock")):
+            if not path.exists():
+                _build(prefix, manifest, spec, path, workers)
     return open_pack(path, check_bytes=True)
 
 
-def _build(prefix: Path, manifest: Manifest, spec: PackSpec, path: Path) -> None:
+def _build(prefix: Path, manifest: Manifest, spec: PackSpec, path: Path, workers: int) -> None:
     reader = IndexedDatasetReader(prefix)
     dropped: dict[str, int] = {}
     sides = sides_of(prefix, spec.split) if spec.split else None
@@ -79,33 +80,17 @@ def _build(prefix: Path, manifest: Manifest, spec: PackSpec, path: Path) -> None
         dropped[BOTH_SIDES] = int((sides == MIXED).sum())
         dropped[OTHER_SIDE] = int((sides == 1 - wanted).sum())
         sides = sides == wanted
-    documents = documents_in_order(reader, spec.seed, sides)
     with PackWriter(path) as writer:
         if spec.policy == "chains":
-            packer = ChainPacker(spec.seq_length, _spans(prefix, manifest), writer)
-            packer.add(documents)
-            report = packer.finish()
+            task = ChainsTask(prefix, _has_spans(prefix, manifest), spec.seq_length, spec.seed, sides, path)
+            report = pack_chains(task, reader.documents, writer, workers)
         else:
-            report = _concatenate(documents, spec, writer)
+            report = _concatenate(documents_in_order(reader, spec.seed, sides), spec, writer)
         if not writer.sequences:
             side = f" on the {spec.side} side of the split" if spec.split else ""
             raise UserError(prefix, f"nothing to predict{side}: no two tokens follow each other", "leave it out")
         found = {reason: count for reason, count in {**dropped, **report.dropped}.items() if count}
         writer.finish(report.model_copy(update={"dropped": found}))
-
-
-def documents_in_order(
-    reader: IndexedDatasetReader, seed: int, wanted: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Documents in their seeded order, some at a time: numbers and lengths [tokens], int64; only those `wanted`."""
-    if not reader.documents:
-        return
-    order = Permutation(reader.documents, seed, "documents", 0)
-    for start in range(0, reader.documents, _CHUNK):
-        numbers = order.many(start, min(start + _CHUNK, reader.documents))
-        if wanted is not None:
-            numbers = numbers[wanted[numbers]]
-        yield numbers, reader.lengths_of(numbers)
 
 
 def _concatenate(documents: Iterator[tuple[np.ndarray, np.ndarray]], spec: PackSpec, writer: PackWriter) -> PackReport:
@@ -124,8 +109,8 @@ def _concatenate(documents: Iterator[tuple[np.ndarray, np.ndarray]], spec: PackS
     return PackReport(documents=count, tokens=tokens, labels=max(0, tokens - 1), padding=padding)
 
 
-def _spans(prefix: Path, manifest: Manifest) -> SpansReader | None:
+def _has_spans(prefix: Path, manifest: Manifest) -> bool:
     if not manifest.spans and manifest.settings.get("spans") is False:
         problem = "it was indexed without spans, so policy chains cannot tell its questions from its texts"
         raise UserError(prefix, problem, "index it again with spans, or pack it with policy concatenate")
-    return SpansReader(prefix) if manifest.spans else None
+    return manifest.spans is not None

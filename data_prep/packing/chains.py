@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep.indexing.spans import SpansReader
 from data_prep.packing.table import PackReport, PackWriter
-from data_prep.packing.units import TEXT, Part, Row, Unit, rows_of, units_of
+from data_prep.packing.units import TEXT, Part, Row, Unit, parts_of, rows_of, units_of
 from data_prep.packing.window import Item, Window
 
 # Items that wait at once: the more, the better one fits, and the more memory it takes.  The oldest may be cut.
@@ -141,9 +141,11 @@ class ChainPacker:
 
     def _cut_unit(self, document: int, unit: Unit) -> list[Item]:
         """A text that with its pairs exceeds a sequence, in items."""
-        text = [part for part in unit.parts if part.pair == TEXT]
+        whole = parts_of(*self._spans.columns(document)) if self._spans else [Part(TEXT, unit.start, unit.stop)]
+        parts = [part for part in whole if unit.start <= part.start < unit.stop]
+        text = [part for part in parts if part.pair == TEXT]
         pairs: dict[int, list[Part]] = {}
-        for part in unit.parts:
+        for part in parts:
             if part.pair != TEXT:
                 pairs.setdefault(part.pair, []).append(part)
         size = _tokens(text)
@@ -152,14 +154,14 @@ class ChainPacker:
             return [item for row in rows_of(document, text)[0] for item in self._cut_text(*row)]
         kept: list[list[Part]] = [[]] if text else []
         room = self._capacity - size
-        for parts in pairs.values():
-            length = _tokens(parts)
+        for pair in pairs.values():
+            length = _tokens(pair)
             if length > self._capacity - size:
                 self._dropped[LONG_PAIR] += 1
                 continue
             if not kept or length > room:
                 kept, room = [*kept, []], self._capacity - size
-            kept[-1] += parts
+            kept[-1] += pair
             room -= length
         self._counts["repeated_tokens"] += size * max(0, len(kept) - 1)
         groups = [sorted([*text, *group], key=lambda part: part.start) for group in kept]
@@ -175,7 +177,7 @@ class ChainPacker:
 
     def _units(self, document: int, length: int) -> list[Unit]:
         if self._spans is None:
-            return [Unit(0, length, (Part(TEXT, 0, length),))]
+            return [Unit(0, length)]
         return units_of(*self._spans.columns(document))
 
     def _flush(self) -> None:

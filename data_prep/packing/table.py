@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data_prep.errors import UserError
 from data_prep.manifest import BLOCK_BYTES, commit, partial_path
 
-PACK_FORMAT_VERSION = 2
+PACK_FORMAT_VERSION = 3
 MAGIC = b"IPTPACK\0"
 HEADER = struct.Struct("<8sQQQQ")
 DIGEST_BYTES = 16

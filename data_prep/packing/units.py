@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from data_prep.indexing.spans import CLASSES
 
 TEXT: Final = -1
-_TEXT_CLASS, _PAIR_CLASSES = CLASSES.index("text"), (CLASSES.index("question"), CLASSES.index("answer"))
+_SHOWN, _PAIR, _FRAME = b"t", b"p", b"."
+_OF_CLASS = {"text": _SHOWN, "question": _PAIR, "answer": _PAIR}
+# From class codes to those three.
+_KINDS = bytes.maketrans(bytes(range(len(CLASSES))), b"".join(_OF_CLASS.get(name, _FRAME) for name in CLASSES))
 
 # A part of a document: (document, offset, length).
 Row = tuple[int, int, int]
@@ -34,29 +38,39 @@ class Unit:
 
     start: int
     stop: int
-    parts: tuple[Part, ...]
 
 
-def units_of(ends: Sequence[int], of: Sequence[int], classes: Sequence[int]) -> list[Unit]:
-    """The units of a document, in order, from the columns of its runs."""
-    parts = _parts(ends, of, classes)
-    groups = _groups(parts, of, classes)
-    last = {group: place for place, group in enumerate(groups)}
-    units, begun, reach = list[Unit](), 0, 0
-    for place, group in enumerate(groups):
-        reach = max(reach, last[group])
-        if reach == place:
-            units.append(Unit(parts[begun].start, parts[place].stop, tuple(parts[begun : place + 1])))
-            begun = place + 1
-    return units
+def units_of(ends: Sequence[int], of: Sequence[int], classes: bytes) -> list[Unit]:
+    """The units of a document, in order, from the columns of its runs.
+
+    Pairs come after their text, or in all of a document before it (inversion); where both would fit, since a text has
+    no pairs, or neither, the document is one unit.
+    """
+    kinds = classes.translate(_KINDS)
+    content = kinds.strip(_FRAME)
+    texts = kinds.count(_SHOWN)
+    if not texts:
+        return _without_texts(parts_of(ends, of, classes))
+    if texts < len(content) - content.count(_FRAME) and (
+        texts == 1 or content.startswith(_SHOWN) == content.endswith(_SHOWN)
+    ):
+        return [Unit(0, ends[-1])]
+    places = [place for place, kind in enumerate(kinds) if kind == _SHOWN[0]]
+    if content.startswith(
+        _SHOWN
+    ):  # what is between two texts belongs to the first, the template at its end to the next
+        stops = [ends[len(kinds[:place].rstrip(_FRAME)) - 1] for place in places[1:]]
+    else:
+        stops = [ends[place] for place in places[:-1]]
+    return [Unit(start, stop) for start, stop in pairwise([0, *stops, ends[-1]])]
 
 
-def _parts(ends: Sequence[int], of: Sequence[int], classes: Sequence[int]) -> list[Part]:
+def parts_of(ends: Sequence[int], of: Sequence[int], classes: bytes) -> list[Part]:
     """A part for each run of a text or a pair, with the template before it."""
     parts, start = list[Part](), 0
-    for end, number, kind in zip(ends, of, classes, strict=True):
-        if kind == _TEXT_CLASS or kind in _PAIR_CLASSES:
-            parts.append(Part(TEXT if kind == _TEXT_CLASS else number, start, end))
+    for end, number, kind in zip(ends, of, classes.translate(_KINDS), strict=True):
+        if kind != _FRAME[0]:
+            parts.append(Part(TEXT if kind == _SHOWN[0] else number, start, end))
             start = end
     if not parts:
         return [Part(TEXT, 0, ends[-1])]
@@ -64,26 +78,16 @@ def _parts(ends: Sequence[int], of: Sequence[int], classes: Sequence[int]) -> li
     return parts
 
 
-def _groups(parts: Sequence[Part], of: Sequence[int], classes: Sequence[int]) -> list[int]:
-    """Which text each part belongs to; the pair itself where a document shows no text.
-
-    Pairs come after their text, or in all of a document before it (inversion); where both would fit, since a text has
-    no pairs, the document is one group.
-    """
-    is_text = [part.pair == TEXT for part in parts]
-    texts = sum(is_text)
-    if texts == 0:
-        return [part.pair for part in parts]
-    if texts == len(parts):
-        return list(range(len(parts)))
-    if texts == 1 or (is_text[0] and is_text[-1]):
-        return [0] * len(parts)
-    groups, group = list[int](), -1 if is_text[0] else 0
-    for shown in is_text:
-        group += shown and is_text[0]
-        groups.append(group)
-        group += shown and not is_text[0]
-    return groups
+def _without_texts(parts: Sequence[Part]) -> list[Unit]:
+    """A unit for each pair; pairs whose questions and answers stand among each other's are one."""
+    last = {part.pair: place for place, part in enumerate(parts)}
+    units, start, reach = list[Unit](), 0, 0
+    for place, part in enumerate(parts):
+        reach = max(reach, last[part.pair])
+        if reach == place:
+            units.append(Unit(start, part.stop))
+            start = part.stop
+    return units
 
 
 def rows_of(document: int, parts: Sequence[Part]) -> tuple[list[Row], int]:
