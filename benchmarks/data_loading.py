@@ -269,7 +269,7 @@ def train_step(work: Path, steps: int) -> dict[str, float]:
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
     from megatron_ipt.mcore import parallel
-    from megatron_ipt.recipe import TrainSettings
+    from megatron_ipt.settings import TrainSettings
 
     stream = BlendStream(blend(work))
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from data_prep.errors import UserError
-from megatron_ipt.recipe import ModelSettings, TrainSettings
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

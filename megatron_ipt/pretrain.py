@@ -30,7 +30,8 @@ import typer
 from data_prep.errors import UserError
 from data_prep.readers import DISK_FULL
 from megatron_ipt.paths import RunPaths
-from megatron_ipt.recipe import Recipe, TrainSettings, load_recipe, section
+from megatron_ipt.recipe import Recipe, load_recipe, section
+from megatron_ipt.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 from yaml import YAMLError
 
 from data_prep.errors import UserError, nearest
@@ -27,117 +27,7 @@ from data_prep.settings import (
     Settings,
     SynthesizeSettings,
 )
-
-
-class ModelSettings(Settings):
-    """The model: read from a Hugging Face directory; any of its numbers may be set here instead."""
-
-    load_hf: Path | None = Field(None, description="Hugging Face directory to read configuration and weights from")
-    num_layers: int | None = Field(None, ge=1, description="transformer layers")
-    hidden_size: int | None = Field(None, ge=1, description="width of the residual stream")
-    ffn_hidden_size: int | None = Field(None, ge=1, description="width inside the feed-forward layer")
-    num_attention_heads: int | None = Field(None, ge=1, description="query heads")
-    num_query_groups: int | None = Field(None, ge=1, description="key/value heads (grouped-query attention)")
-    kv_channels: int | None = Field(
-        None, ge=1, description="width of a head; default hidden_size / num_attention_heads"
-    )
-    layernorm_epsilon: float | None = Field(None, gt=0, description="epsilon of the RMS norms")
-    rotary_base: float | None = Field(None, gt=0, description="theta of the rotary position embedding")
-    vocab_size: int | None = Field(None, ge=2, description="tokens of the vocabulary, before padding")
-    share_embeddings_and_output_weights: bool | None = Field(None, description="tie input and output embeddings")
-    init_method_std: float | None = Field(None, gt=0, description="standard deviation of freshly made weights")
-    make_vocab_size_divisible_by: int = Field(
-        128, ge=1, description="the vocabulary is padded to a multiple of this times tensor_model_parallel_size"
-    )
-
-
-class TrainSettings(Settings):
-    """ipt train: layout, batch, optimizer, schedule, checkpoints.  Names are Megatron's."""
-
-    blend: Path | None = Field(None, description="blend.json of `ipt blend plan`; default: the recipe's own")
-    nproc_per_node: int = Field(1, ge=1, description="processes `ipt train` starts on this machine (torchrun's name)")
-    tensor_model_parallel_size: int = Field(1, ge=1, description="ways each layer's matrices are split")
-    pipeline_model_parallel_size: int = Field(1, ge=1, description="stages the layers are split into")
-    virtual_pipeline_model_parallel_size: int | None = Field(
-        None, ge=2, description="model chunks a pipeline rank holds (interleaved schedule)"
-    )
-    context_parallel_size: int = Field(1, ge=1, description="ways each sequence is split; each rank has 2 chunks of it")
-    sequence_parallel: bool = Field(False, description="split norms over the sequence too; needs tensor parallelism")
-    micro_batch_size: int = Field(1, ge=1, description="sequences of one forward pass on one rank [samples]")
-    global_batch_size: int = Field(ge=1, description="sequences of one step over all ranks [samples]")
-    seq_length: int = Field(ge=2, description="sequence length [tokens]")
-    reset_attention_mask: bool = Field(False, description="attend within a document only, not over a whole sequence")
-    reset_position_ids: bool = Field(
-        False, description="positions restart with each document; needs reset_attention_mask"
-    )
-    train_iters: int = Field(ge=0, description="steps of the whole run, resumed ones included [steps]")
-    lr: float = Field(gt=0, description="peak learning rate")
-    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the decay")
-    lr_decay_style: Literal["constant", "linear", "cosine", "inverse-square-root", "WSD"] = Field(
-        "cosine", description="shape of the decay (Megatron's OptimizerParamScheduler)"
-    )
-    lr_decay_iters: int | None = Field(None, ge=1, description="steps the decay takes; default train_iters [steps]")
-    lr_warmup_iters: int = Field(0, ge=0, description="steps of linear warm-up from 0 [steps]")
-    lr_wsd_decay_iters: int | None = Field(None, ge=1, description="with WSD: length of the final decay [steps]")
-    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay; norms and biases have none")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="first-moment decay")
-    adam_beta2: float = Field(0.95, ge=0, lt=1, description="second-moment decay")
-    adam_eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
-    clip_grad: float = Field(1.0, ge=0, description="largest global gradient norm; 0 does not clip")
-    bf16: bool = Field(True, description="parameters and activations in bfloat16, masters in fp32; false: all fp32")
-    use_distributed_optimizer: bool = Field(True, description="shard optimizer state over data-parallel ranks")
-    overlap_grad_reduce: bool = Field(False, description="reduce gradients while the backward pass runs")
-    overlap_param_gather: bool = Field(False, description="gather parameters while the forward pass runs")
-    transformer_impl: Literal["auto", "local", "transformer_engine"] = Field(
-        "auto", description="whose layers: Transformer Engine's, megatron-core's local ones; auto: TE where it imports"
-    )
-    seed: int = Field(1234, description="seed of freshly made weights")
-    save: Path | None = Field(None, description="folder of checkpoints; default: the recipe's own")
-    save_interval: int | None = Field(None, ge=1, description="steps between checkpoints; the last is always saved")
-    stop_file: Path | None = Field(
-        None, description="when this file appears, the run saves and ends after the step in hand; rank 0 must see it"
-    )
-    load: Path | None = Field(None, description="folder of checkpoints to continue from; default: `save`")
-    finetune: bool = Field(False, description="load weights only: fresh optimizer, schedule and data position")
-    held_out: Path | dict[str, Path] | None = Field(
-        None, description="dataset prefix for validation, or name -> prefix of several; default: the recipe's own"
-    )
-    eval_interval: int | None = Field(None, ge=1, description="steps between validations")
-    eval_iters: int = Field(8, ge=1, description="global batches of one validation [steps]")
-    log_interval: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
-    parity_gate: bool = Field(True, description="refuse to start when loaded weights do not give transformers' logits")
-    transformer_config: dict[str, Any] = Field({}, description="further fields of megatron-core's TransformerConfig")
-    optimizer_config: dict[str, Any] = Field({}, description="further fields of megatron-core's OptimizerConfig")
-    ddp_config: dict[str, Any] = Field({}, description="further fields of its DistributedDataParallelConfig")
-
-    @property
-    def model_parallel_size(self) -> int:
-        """Ranks that hold one replica; context-parallel ranks share a sequence, so they count as one."""
-        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
-
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> TrainSettings:
-        decay = self.lr_decay_iters or self.train_iters
-        if self.train_iters and self.lr_warmup_iters >= decay:
-            raise ValueError(
-                f"lr_warmup_iters={self.lr_warmup_iters} must be less than lr_decay_iters (default train_iters)={decay}"
-            )
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr={self.min_lr} must not exceed lr={self.lr}")
-        if (self.lr_decay_style == "WSD") != (self.lr_wsd_decay_iters is not None):
-            raise ValueError("lr_wsd_decay_iters goes with lr_decay_style: WSD, and only with it")
-        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
-            raise ValueError("sequence_parallel needs tensor_model_parallel_size > 1")
-        if self.reset_position_ids and not self.reset_attention_mask:
-            raise ValueError(
-                "reset_position_ids needs reset_attention_mask: Megatron's rotary embedding goes by the place in the "
-                "sequence, so positions of a document alone would change nothing where attention crosses documents"
-            )
-        if self.virtual_pipeline_model_parallel_size and self.pipeline_model_parallel_size == 1:
-            raise ValueError("virtual_pipeline_model_parallel_size needs pipeline_model_parallel_size > 1")
-        if self.overlap_param_gather and not (self.use_distributed_optimizer and self.overlap_grad_reduce):
-            raise ValueError("overlap_param_gather needs use_distributed_optimizer and overlap_grad_reduce")
-        return self
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 
 class EvaluateSettings(Settings):

@@ -16,7 +16,8 @@ CONTRACTS = {"data_prep.errors", "data_prep.records", "data_prep.manifest", "dat
 LEVELS: list[set[str]] = [
     CONTRACTS,
     {"data_prep"},
-    {"megatron_ipt.recipe", "megatron_ipt.paths"},
+    {"megatron_ipt.settings", "megatron_ipt.paths"},
+    {"megatron_ipt.recipe"},
     {"megatron_ipt.architecture"},
     {"megatron_ipt.mcore"},
     {"megatron_ipt.data", "megatron_ipt.convert", "megatron_ipt.training"},

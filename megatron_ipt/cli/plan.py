@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megatron_ipt.cli import tables
-from megatron_ipt.recipe import ModelSettings, TrainSettings, load_recipe, section
+from megatron_ipt.recipe import load_recipe, section
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from megatron_ipt.plan.layout import Gathering

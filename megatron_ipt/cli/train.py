@@ -16,7 +16,8 @@ from data_prep.errors import UserError
 from megatron_ipt.cli import processes, tables
 from megatron_ipt.cli.options import rows_of
 from megatron_ipt.paths import RunPaths
-from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, load_recipe, section
+from megatron_ipt.recipe import Recipe, load_recipe, section
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from megatron_ipt.architecture import Architecture

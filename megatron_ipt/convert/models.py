@@ -16,7 +16,7 @@ from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore import parallel
-from megatron_ipt.recipe import ModelSettings, TrainSettings
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

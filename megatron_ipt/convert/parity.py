@@ -22,7 +22,7 @@ from megatron_ipt.convert.models import OpenModel, is_checkpoint, open_model
 from megatron_ipt.convert.reference import TOKENS, fixed_tokens, transformers_logits
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 MAX_DLOSS = 1e-5
 MAX_DLOGIT = 1e-3

@@ -29,7 +29,7 @@ from megatron_ipt.mcore import device
 
 if TYPE_CHECKING:
     from megatron_ipt.mcore.parallel import Ranks
-    from megatron_ipt.recipe import TrainSettings
+    from megatron_ipt.settings import TrainSettings
 
 FIELDS = ("tokens", "labels", "position_ids", "loss_mask", "segments", "source_index")
 

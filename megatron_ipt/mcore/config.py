@@ -23,7 +23,8 @@ from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import device
 from megatron_ipt.mcore.fields import as_hinted
-from megatron_ipt.recipe import ModelSettings, TrainSettings, nearest_few
+from megatron_ipt.recipe import nearest_few
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 _SECTIONS: dict[str, type[BaseModel]] = {"train": TrainSettings, "model": ModelSettings}
 UNSUPPORTED = ("expert_model_parallel_size", "num_moe_experts")

@@ -26,7 +26,7 @@ import torch
 from megatron.core import parallel_state as mpu
 from megatron.core.packed_seq_params import PackedSeqParams
 
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 ALONG_SEQUENCE = ("tokens", "labels", "position_ids", "loss_mask")
 

@@ -19,7 +19,7 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore import parallel
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import context, device, parallel
 from megatron_ipt.mcore.layers import block_spec
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 Batch = Mapping[str, torch.Tensor]
 """Whole sequences, whatever the layout, [micro batch, sequence]: tokens, labels, position_ids and segments int64,

@@ -13,7 +13,7 @@ from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer, g
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_ipt.mcore import config as configs
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 __all__ = [
     "MegatronOptimizer",

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.errors import UserError
 from megatron_ipt.mcore import device
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

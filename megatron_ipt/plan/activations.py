@@ -14,7 +14,7 @@ A pipeline rank keeps as many micro batches as the schedule has in flight (megat
 from __future__ import annotations
 
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 
 def layer_bytes(architecture: Architecture, train: TrainSettings) -> int:

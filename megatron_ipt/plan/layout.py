@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size
 from megatron_ipt.mcore.dry import RankModel, build_rank, check_settings
 from megatron_ipt.plan.activations import kept_bytes
-from megatron_ipt.recipe import ModelSettings, TrainSettings
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

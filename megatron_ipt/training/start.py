@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from data_prep import blend as blends
 from data_prep.errors import UserError
 from data_prep.indexing.verify import verify_sample
@@ -16,22 +18,13 @@ from megatron_ipt.data.stream import BlendStream, HeldOut, SequentialStream, Val
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.paths import RunPaths
-from megatron_ipt.recipe import ModelSettings, Recipe, TrainSettings, section
+from megatron_ipt.recipe import Recipe, section
+from megatron_ipt.settings import FREE_TO_CHANGE, ModelSettings, TrainSettings
 
 logger = logging.getLogger(__name__)
 
 BLOCKS = 4
 """Blocks (64 MiB) of a dataset that a rank reads at the start of training: about a tenth of a second each."""
-
-FREE_TO_CHANGE = {
-    *("train_iters", "save", "load", "finetune", "blend", "held_out", "parity_gate", "load_hf"),
-    *("save_interval", "eval_interval", "eval_iters", "log_interval", "stop_file"),
-    *("nproc_per_node", "micro_batch_size", "tensor_model_parallel_size", "pipeline_model_parallel_size"),
-    *("virtual_pipeline_model_parallel_size", "context_parallel_size", "sequence_parallel"),
-    "use_distributed_optimizer",
-    *("overlap_grad_reduce", "overlap_param_gather", "transformer_impl"),
-}
-"""Settings that do not change what a step computes: length, places, intervals and layout."""
 
 
 def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, tuple[HeldOut, ...]]:
@@ -144,7 +137,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for name, model in (("train", TrainSettings), ("model", ModelSettings)):
-        defaults = {key: field.default for key, field in model.model_fields.items() if field.default is False}
+        optional = {key: field.default for key, field in model.model_fields.items() if not field.is_required()}
+        defaults = to_jsonable_python(optional, exclude_none=True)
         old, new = ({**defaults, **_with_decay(recipe.get(name, {}))} for recipe in (before, now))
         keys = sorted((set(old) | set(new)) - FREE_TO_CHANGE)
         found += [f"{name}.{key} {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]

@@ -14,7 +14,7 @@ from megatron_ipt.data.stream import HeldOut, Sample
 from megatron_ipt.mcore import device
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore.parallel import Ranks
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import config, context, dry, layers, parallel
 from megatron_ipt.plan.layout import plan_layout
-from megatron_ipt.recipe import ModelSettings, TrainSettings
+from megatron_ipt.settings import ModelSettings, TrainSettings
 from megatron_ipt.training.start import changes
 
 MODEL = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)

@@ -14,7 +14,7 @@ import torch
 from megatron_ipt.data.loader import read_ahead
 from megatron_ipt.data.stream import Sample
 from megatron_ipt.mcore import parallel
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 
 def main(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size, with_settings
-from megatron_ipt.recipe import ModelSettings, TrainSettings
+from megatron_ipt.settings import ModelSettings, TrainSettings
 
 LLAMA3_70B = Architecture(80, 8192, 28672, 64, 8, 128, 1e-5, 500000.0, 128256)
 SMOLLM2 = Architecture(30, 576, 1536, 9, 3, 64, 1e-5, 100000.0, 49152, share_embeddings_and_output_weights=True)

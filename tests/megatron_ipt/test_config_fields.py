@@ -87,7 +87,7 @@ import json, sys
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import config
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 model = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
 def settings(**sections):
     return TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3, **sections)

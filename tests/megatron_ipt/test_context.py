@@ -10,7 +10,7 @@ from conftest import run_python
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture, check_layout
-from megatron_ipt.recipe import TrainSettings
+from megatron_ipt.settings import TrainSettings
 
 
 @pytest.fixture(scope="module")
