@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from megatron_ipt.mcore.checkpoint import RunCard
     from megatron_ipt.mcore.optimizer import MegatronOptimizer, OptimizerParamScheduler
     from megatron_ipt.mcore.parallel import Ranks
-    from megatron_ipt.training.metrics import Metrics
+    from megatron_ipt.training.metrics import Drawn, Metrics
     from megatron_ipt.training.signals import Stop
 
 logger = logging.getLogger(__name__)
@@ -66,11 +66,12 @@ class Run:
     checkpoints: Path
     iteration: int
     consumed_samples: int
+    drawn: Drawn
     saved: int = -1
 
 
-def pretrain(recipe: Recipe) -> list[dict[str, Any]]:
-    """Run `recipe` to its train_iters in the current process group; returns the metrics this call made."""
+def pretrain(recipe: Recipe) -> None:
+    """Run `recipe` to its train_iters in the current process group."""
     from megatron_ipt.mcore import parallel
 
     train = section(recipe, "train")
@@ -80,7 +81,6 @@ def pretrain(recipe: Recipe) -> list[dict[str, Any]]:
             fit(run)
         finally:
             run.metrics.close()
-        return run.metrics.rows
 
 
 def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
@@ -94,7 +94,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
     from megatron_ipt.training import start as starts
-    from megatron_ipt.training.metrics import Metrics
+    from megatron_ipt.training.metrics import Drawn, Metrics
 
     paths = RunPaths(recipe.output_dir)
     model = section(recipe, "model")
@@ -135,9 +135,8 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
     schedule = optimizers.build_schedule(train, optimizer, consumed)
     new_card = starts.make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
-    return Run(
-        train, ranks, stream, held_out, wrapped, optimizer, schedule, metrics, new_card, save, iteration, consumed
-    )
+    state = (wrapped, optimizer, schedule, metrics, new_card, save, iteration, consumed, Drawn(stream.blend))
+    return Run(train, ranks, stream, held_out, *state)
 
 
 def fit(run: Run) -> None:
@@ -159,13 +158,16 @@ def fit(run: Run) -> None:
         while run.iteration < train.train_iters:
             row = training_step(run, loader)
             last = run.iteration == train.train_iters
-            if last or run.iteration % train.log_interval == 0:
-                run.metrics.write("train", run.iteration, **row)
+            saving = last or (train.save_interval is not None and run.iteration % train.save_interval == 0)
+            if saving or run.iteration % train.log_interval == 0:
+                run.metrics.write("train", run.iteration, **row, **run.drawn.take())
             if run.held_out and (last or (train.eval_interval and run.iteration % train.eval_interval == 0)):
                 validate_and_write(run)
-            if last or (train.save_interval and run.iteration % train.save_interval == 0):
+            if saving:
                 save_checkpoint(run)
             if not last and (reason := agree()):
+                if run.drawn.steps:
+                    run.metrics.write("train", run.iteration, **row, **run.drawn.take())
                 end_early(run, reason)
                 return
 
@@ -175,7 +177,7 @@ def training_step(run: Run, loader: Loader) -> dict[str, Any]:
     from megatron_ipt.mcore import device, parallel
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
-    from megatron_ipt.training.metrics import count_sources, source_figures
+    from megatron_ipt.training.metrics import source_figures
 
     train, began = run.train, time.perf_counter()
     batches = next(loader)
@@ -196,7 +198,8 @@ def training_step(run: Run, loader: Loader) -> dict[str, Any]:
             f"the gradient norm is {norm}",
             "the last checkpoint is whole: lower train.lr",
         )
-    first, run.consumed_samples = run.consumed_samples, run.consumed_samples + train.global_batch_size
+    run.drawn.add(losses.by_source)
+    run.consumed_samples += train.global_batch_size
     run.schedule.step(train.global_batch_size)
     run.iteration += 1
     seconds = time.perf_counter() - began
@@ -207,7 +210,6 @@ def training_step(run: Run, loader: Loader) -> dict[str, Any]:
         "loss_tokens": losses.tokens,
         "lr": lr,
         "grad_norm": norm,
-        "samples": count_sources(run.stream, first, run.consumed_samples),
         "sources": source_figures(run.stream.blend, run.consumed_samples, losses.by_source),
         "step_seconds": seconds,
         "data_seconds": parallel.largest_over_ranks(loader.waited),

@@ -34,6 +34,7 @@ SHARED = {
     "data_prep.indexing.reader",
     "data_prep.indexing.spans",
     "data_prep.indexing.verify",
+    "data_prep.order",
     "data_prep.packing",
     "data_prep.blend",
 }

@@ -27,11 +27,12 @@ class DrawCheck:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What a run recorded of its samples [start, stop): how many each source gave."""
+    """What a run recorded of its samples [start, stop): how many each source gave, and checksums of their tokens."""
 
     start: int
     stop: int
     drawn: Mapping[str, int]
+    checksums: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,15 +90,18 @@ def verify(
         Path | None, typer.Option(help="the blend.json it reads; default: its recipe's, or the folder's own")
     ] = None,
     documents: Annotated[bool, typer.Option(help="count how often each document was drawn")] = True,
+    read: Annotated[
+        int, typer.Option(min=0, help="samples whose tokens are read again, spread over the run; 0 for none [samples]")
+    ] = 4096,
 ) -> None:
-    """Count what a run really drew from each source, by its own record, and hold it against the plan.
+    """Hold what entered the model from each source, as the run counted it there, against the plan.
 
-    Every recorded step must have drawn exactly what the schedule says, and the whole be within one sample of the
-    shares in every phase; where not, exit code 1.
+    Every recorded step must have drawn exactly what the schedule says, the whole be within one sample of the shares in
+    every phase, and the tokens of some steps be those of the blend, by their checksums; where not, exit code 1.
     """
     from megatron_ipt.cli.blend_verify import verify_run
 
-    verify_run(run, blend, documents)
+    verify_run(run, blend, documents, read)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from megatron_ipt.paths import RunPaths
 class RunRecord:
     """A run.  `consumed` samples at the newest record; `saved`, those of the newest checkpoint, None without one.
 
-    `stretches` are the steps whose draws were recorded: all of them with train.log_interval 1.  `blend_hash` is what
+    `stretches` are what each line of metrics.jsonl records: the steps since the line before.  `blend_hash` is what
     the newest checkpoint was trained on.
     """
 
@@ -78,10 +78,11 @@ def _newest_card(checkpoints: Path) -> dict[str, Any] | None:
 
 
 def _stretch(row: Mapping[str, Any], path: Path) -> Stretch:
-    """The samples of one step.  Its line tells how many each source gave, and how many samples the run has consumed."""
+    """The samples of one line: it tells how many each source gave, and how many samples the run has consumed."""
     try:
         stop, drawn = int(row["consumed_samples"]), {str(name): int(count) for name, count in row["samples"].items()}
+        checksums = {str(name): int(told) for name, told in row["checksums"].items()} if "checksums" in row else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"a train line without its samples ({error!r})"
         raise UserError(path, problem, "give the metrics of a run of this version") from error
-    return Stretch(stop - sum(drawn.values()), stop, drawn)
+    return Stretch(stop - sum(drawn.values()), stop, drawn, checksums)

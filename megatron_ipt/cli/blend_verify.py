@@ -16,12 +16,13 @@ from data_prep.errors import UserError
 from megatron_ipt.cli import tables
 from megatron_ipt.cli.blend_runs import RunRecord, read_run
 from megatron_ipt.cli.blend_tables import show_lines
+from megatron_ipt.cli.blend_tokens import spread, unlike_tokens
 
 _FEW = 10
 _COLUMNS = ("source", "samples drawn", "planned", "by its share", "off by", "tokens drawn", "epochs")
 
 
-def verify_run(folder: Path, blend: Path | None, documents: bool) -> None:
+def verify_run(folder: Path, blend: Path | None, documents: bool, read: int) -> None:
     """Prints the comparison; exit code 1 where a step or a source is off."""
     run = read_run(folder, blend)
     if run.blend_hash is not None and run.saved is not None:
@@ -33,6 +34,8 @@ def verify_run(folder: Path, blend: Path | None, documents: bool) -> None:
         for each in off
     ]
     faults += _show_draws(run, off)
+    again = spread(run.stretches, read)
+    faults += unlike_tokens(run, again)
     if documents:
         _show_documents(run.blend, run.consumed)
     show_lines(faults[:_FEW], "fault")
@@ -40,7 +43,9 @@ def verify_run(folder: Path, blend: Path | None, documents: bool) -> None:
         more = f" ({len(faults) - _FEW} more)" if len(faults) > _FEW else ""
         tables.console().print(f"what was drawn is not what was planned: {len(faults)} faults{more}")
         raise typer.Exit(1)
-    tables.console().print("what was drawn is what was planned, in every recorded step")
+    samples = sum(stretch.stop - stretch.start for stretch in again)
+    told = f"; the tokens of {samples:,} samples were read again, and are what entered the model" if samples else ""
+    tables.console().print(f"what was drawn is what was planned, in every recorded step{told}")
 
 
 def _show_draws(run: RunRecord, off: Sequence[Fault]) -> list[str]:
@@ -63,14 +68,14 @@ def _show_draws(run: RunRecord, off: Sequence[Fault]) -> list[str]:
         used = source.sequences / source.of_sequences
         by_share = f"{check.expected:,.2f}" if complete else "-"
         away = f"{count - check.expected:+.2f}" if complete else f"{count - planned[source.name]:+d}"
-        tokens = round(epochs * (source.tokens - 1) * used)
+        tokens = round(epochs * (source.labels or source.tokens - 1) * used)
         rows.append((source.name, count, planned[source.name], by_share, away, tokens, f"{epochs:.4f}"))
         if complete and not check.within:
             faults.append(f"{source.name}: off by {away} samples from its shares (limit {check.limit})")
     title = f"{run.folder}, blend {blend.hash[:12]}: {recorded:,} of {whole:,} samples recorded"
     tables.show(title, _COLUMNS, rows)
     if not complete:
-        told = "steps between two lines of metrics.jsonl are not in it: train.log_interval=1 records all"
+        told = "some steps are not in metrics.jsonl: it was written by an earlier version, or cut"
         show_lines([told], "note")
     strangers = sorted(drawn.keys() - set(names))
     return faults + [f"'{name}' is no source of the blend, and gave {drawn[name]} samples" for name in strangers]

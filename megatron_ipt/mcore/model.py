@@ -27,6 +27,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import context, device, parallel
+from megatron_ipt.mcore.checksum import checksums
 from megatron_ipt.mcore.layers import block_spec
 from megatron_ipt.settings import TrainSettings
 
@@ -35,13 +36,29 @@ Batch = Mapping[str, torch.Tensor]
 loss_mask float32; source_index int64 [micro batch].  `segments` and `source_index` may be missing."""
 
 
+_COLUMNS = len(("loss", "tokens", "samples", "checksum"))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A source's part of a global batch: the sum of its losses [nats] over `tokens` that count, and what was drawn.
+
+    `samples` are its sequences, `checksum` is the sum of the checksums of their tokens (checksum.py).
+    """
+
+    loss: float
+    tokens: int
+    samples: int
+    checksum: int
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The mean loss of a global batch in nats over its `tokens` that count, and (sum of losses, tokens) by source."""
+    """The mean loss of a global batch in nats over its `tokens` that count, and the part of each source."""
 
     mean: float
     tokens: int
-    by_source: tuple[tuple[float, int], ...]
+    by_source: tuple[Part, ...]
 
 
 def build(
@@ -146,19 +163,19 @@ def named_parameters(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, t
 
 
 def sum_of_losses(
-    loss_mask: torch.Tensor, source_index: torch.Tensor, sources: int, losses: torch.Tensor
+    loss_mask: torch.Tensor, source_index: torch.Tensor, drawn: torch.Tensor, sources: int, losses: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """The sum of unmasked token losses and their count; megatron-core divides by the global count (nats).
 
-    The report is float64 [1 + sources, 2]: both of the whole, then of each source.
+    The report is float64 [1 + sources, 4]: both of the whole, then of each source, there with `drawn` (`_drawn`).
     """
     counted = losses.float().view_as(loss_mask) * loss_mask
     total = counted.sum()
     count = loss_mask.sum().to(torch.int)
-    report = torch.zeros(1 + sources, 2, dtype=torch.float64, device=losses.device)
-    report[0] = torch.stack([total.detach(), count.float()]).double()
+    report = torch.zeros(1 + sources, _COLUMNS, dtype=torch.float64, device=losses.device)
+    report[0, :2] = torch.stack([total.detach(), count.float()]).double()
     rows = torch.stack([counted.detach().sum(1), loss_mask.sum(1)], dim=1)
-    report.index_add_(0, source_index + 1, rows.double())
+    report.index_add_(0, source_index + 1, torch.cat([rows.double(), drawn], dim=1))
     return total, count, {"loss": report}
 
 
@@ -170,7 +187,13 @@ def forward_step(
     source_index = batch.get("source_index", torch.zeros_like(batch["tokens"][:, 0]))
     output = _forward(model, here, here.columns["labels"])
     mask = here.columns["loss_mask"].view(len(source_index), -1)
-    return output, functools.partial(sum_of_losses, mask, source_index, sources)
+    return output, functools.partial(sum_of_losses, mask, source_index, _drawn(batch["tokens"]), sources)
+
+
+def _drawn(tokens: torch.Tensor) -> torch.Tensor:
+    """(1, its checksum) of each sequence, float64 [batch, 2]; zeros on all context-parallel ranks but the first."""
+    told = torch.stack([torch.ones_like(tokens[:, 0]), checksums(tokens)], dim=1).double()
+    return told if mpu.get_context_parallel_rank() == 0 else torch.zeros_like(told)
 
 
 def _forward(model: MegatronModule, here: context.Inputs, labels: torch.Tensor | None) -> torch.Tensor:
@@ -199,11 +222,12 @@ def run_batch(
     replicas = mpu.get_data_parallel_world_size()
     step = functools.partial(forward_step, train, sources)
     reports = _schedule(chunks, batches, train, step, train.global_batch_size // replicas, not backward)
-    total = torch.zeros(1 + sources, 2, dtype=torch.float64, device=device.pick("device"))
+    total = torch.zeros(1 + sources, _COLUMNS, dtype=torch.float64, device=device.pick("device"))
     for report in reports:
         total += report["loss"]
-    (loss, count), *by_source = parallel.sum_over_ranks(total).tolist()
-    return Losses(loss / max(count, 1.0), int(count), tuple((summed, int(tokens)) for summed, tokens in by_source))
+    (loss, count, *_), *rows = parallel.sum_over_ranks(total).tolist()
+    by_source = tuple(Part(summed, int(tokens), int(samples), int(check)) for summed, tokens, samples, check in rows)
+    return Losses(loss / max(count, 1.0), int(count), by_source)
 
 
 def logits(chunks: Sequence[MegatronModule], batch: Batch, train: TrainSettings) -> torch.Tensor | None:

@@ -1,10 +1,13 @@
 """metrics.jsonl, the truth about a run: one JSON object a line, `kind` first.
 
     {"kind": "train", "iteration": 7, "consumed_samples": 28, "loss": 3.01, ..., "samples": {"domain": 3, "general": 1},
-     "sources": {"domain": {"kind": "raw", "loss": 2.9, "loss_tokens": 1536, ..., "epochs": 0.7}, ...}}
+     "checksums": {"domain": 5214336710, ...}, "sources": {"domain": {"kind": "raw", "loss": 2.9, ...}, ...}}
     {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
     {"kind": "parity", ...}, {"kind": "checkpoint", ...}
     {"kind": "stopped", "iteration": 12, "reason": "stop_file"}      or "sigterm"; the run goes on when started again
+
+`samples` and `checksums` are of all steps since the line before: what entered the model, counted there.  Each step
+whose state is saved has a line, so that a resumed run's lines go on where the ones before end.
 
 A resumed run first removes the lines after the iteration it resumes from: they will be written again.  A run that
 starts anew where a file stands moves it aside, to metrics.before.jsonl.
@@ -15,12 +18,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from data_prep.blend import Blend
-from megatron_ipt.data.stream import BlendStream
+
+if TYPE_CHECKING:
+    from megatron_ipt.mcore.model import Part
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +44,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Metrics:
-    """Appends to metrics.jsonl on the main rank and tells the console; other ranks only keep their copy."""
+    """Appends to metrics.jsonl on the main rank and tells the console; other ranks do nothing."""
 
     def __init__(self, path: Path, *, is_main: bool, resumed_from: int, train_iters: int) -> None:
-        self.rows: list[dict[str, Any]] = []
         self._train_iters = train_iters
         self._file = None
         if is_main:
@@ -57,9 +61,8 @@ class Metrics:
 
     def write(self, kind: str, iteration: int, **values: Any) -> None:
         """Add one line; a reader sees it when this returns."""
-        row = {"kind": kind, "iteration": iteration, **values}
-        self.rows.append(row)
         if self._file is not None:
+            row = {"kind": kind, "iteration": iteration, **values}
             self._file.write(orjson.dumps(row) + b"\n")
             self._file.flush()
             logger.info(_TELL[kind](row, self._train_iters))
@@ -69,34 +72,51 @@ class Metrics:
             self._file.close()
 
 
-def count_sources(stream: BlendStream, first: int, stop: int) -> dict[str, int]:
-    """Samples that each source gave to [first, stop)."""
-    names = [source.name for source in stream.blend.sources]
-    drawn = dict.fromkeys(names, 0)
-    for index in range(first, stop):
-        drawn[names[stream.blend.locate(index).source]] += 1
-    return drawn
+class Drawn:
+    """What each source gave to the model in the steps since the last line of metrics."""
+
+    def __init__(self, blend: Blend) -> None:
+        self._names = [source.name for source in blend.sources]
+        self._clear()
+
+    def _clear(self) -> None:
+        self.steps = 0
+        self._samples = dict.fromkeys(self._names, 0)
+        self._checksums = dict.fromkeys(self._names, 0)
+
+    def add(self, by_source: Sequence[Part]) -> None:
+        """A step's parts, in the order of the blend's sources."""
+        self.steps += 1
+        for name, part in zip(self._names, by_source, strict=True):
+            self._samples[name] += part.samples
+            self._checksums[name] += part.checksum
+
+    def take(self) -> dict[str, dict[str, int]]:
+        """The columns of a line; the next one begins with nothing."""
+        told = {"samples": self._samples, "checksums": self._checksums}
+        self._clear()
+        return told
 
 
 def source_figures(
-    blend: Blend, consumed_samples: int, by_source: Sequence[tuple[float, int]]
+    blend: Blend, consumed_samples: int, by_source: Sequence[Part]
 ) -> dict[str, dict[str, str | float | int | None]]:
     """Each source in one step and so far: by name.
 
-    `by_source` is (sum of losses in nats, tokens that count) of the step; a source without a token in it has no loss.
-    So far: samples, the tokens of their sequences, and epochs, the samples by those of one pass over the source.
+    A source without a token in the step has no loss.  So far, by the blend's schedule: samples, the tokens of their
+    sequences, and epochs, the samples by those of one pass over the source.
     """
     drawn = blend.schedule.counts(consumed_samples)
     return {
         source.name: {
             "kind": source.kind,
-            "loss": summed / tokens if tokens else None,
-            "loss_tokens": tokens,
+            "loss": part.loss / part.tokens if part.tokens else None,
+            "loss_tokens": part.tokens,
             "consumed_samples": samples,
             "consumed_tokens": samples * blend.seq_length,
             "epochs": samples / source.sequences,
         }
-        for source, samples, (summed, tokens) in zip(blend.sources, drawn, by_source, strict=True)
+        for source, samples, part in zip(blend.sources, drawn, by_source, strict=True)
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,21 +49,25 @@ def run(recipe: Path, overrides: list[str]) -> dict[str, Any]:
         sources = len(stream.blend.sources)
         losses = models.run_batch(wrapped, partial(iter, batches), train, backward=True, sources=sources)
         gradients = {name: weight.main_grad.clone() for name, weight in models.named_parameters(chunks)}
-        found = {"loss": losses.mean, "tokens": losses.tokens, "by_source": losses.by_source}
+        found = {
+            "loss": losses.mean,
+            "tokens": losses.tokens,
+            "by_source": [astuple(part) for part in losses.by_source],
+        }
         return {**found, "logits": logits, "gradients": gradients}
 
 
 def main() -> None:
     import torch
     import torch.distributed as dist
+    from recorded import train
 
     from megatron_ipt.mcore import parallel
-    from megatron_ipt.pretrain import pretrain
 
     recipe, out, steps, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
     with parallel.distributed():
         found: dict[str, Any] = {name: run(recipe, overrides) for name, overrides in steps.items()}
-        found |= {name: pretrain(load_recipe(recipe, overrides)) for name, overrides in runs.items()}
+        found |= {name: train(load_recipe(recipe, overrides)) for name, overrides in runs.items()}
         if dist.get_rank() == 0:
             torch.save(found, out)
 

@@ -4,12 +4,15 @@
 
 OUT.json has of each name its steps in order, and of each step one [source, hash of the input tokens] a sample, sorted:
 taken where a micro batch enters the model, so that whatever reads ahead or distributes samples is included.  A run that
-is refused has its error instead.
+is refused has its error instead.  Two overrides are faults: `astray` reads sample 0 in the place of every other,
+`dies_in=N` kills the last rank in the middle of step N.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,11 @@ def run(recipe: Path, overrides: list[str]) -> Any:
     from megatron.core import parallel_state as mpu
 
     from megatron_ipt import pretrain
+    from megatron_ipt.data import loader
     from megatron_ipt.mcore import model as models
 
+    faults = [item for item in overrides if "." not in item]
+    dies_in = next((int(item.partition("=")[2]) for item in faults if item.startswith("dies_in=")), None)
     steps: list[list[tuple[int, str]]] = []
     training_step, forward_step = pretrain.training_step, models.forward_step
 
@@ -42,15 +48,23 @@ def run(recipe: Path, overrides: list[str]) -> Any:
         if torch.is_grad_enabled() and first and mpu.is_pipeline_first_stage():
             for source, tokens in zip(batch["source_index"].tolist(), batch["tokens"], strict=True):
                 steps[-1].append((source, xxhash.xxh3_64_hexdigest(tokens.numpy().tobytes())))
+        if len(steps) == dies_in and dist.get_rank() == dist.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         return forward_step(train, sources, iter([batch]), model)
 
+    def read_step(sample: Any, *rest: Any) -> Any:
+        return read(lambda _: sample(0), *rest)
+
+    read = loader.read_step
+    if "astray" in faults:
+        loader.read_step = read_step
     pretrain.training_step, models.forward_step = begin, forward
     try:
-        pretrain.pretrain(load_recipe(recipe, overrides))
+        pretrain.pretrain(load_recipe(recipe, [item for item in overrides if item not in faults]))
     except UserError as error:
         return {"error": str(error)}
     finally:
-        pretrain.training_step, models.forward_step = training_step, forward_step
+        pretrain.training_step, models.forward_step, loader.read_step = training_step, forward_step, read
     told: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(told, steps)
     return [sorted(sample for part in parts for sample in part) for parts in zip(*told, strict=True)]

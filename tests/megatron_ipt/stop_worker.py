@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from recorded import train
 
 from data_prep.errors import UserError
 from megatron_ipt import pretrain
@@ -41,7 +42,7 @@ def run(job: str, recipe: Path, folder: Path, tell: Callable[[Path], None]) -> N
     settings = [f"output_dir={folder / job}", f"train.stop_file={stop_file}", "train.train_iters=4"]
     settings += ["train.parity_gate=false", "train.held_out=null"]
     try:
-        found: Any = pretrain.pretrain(load_recipe(recipe, settings))
+        found: Any = train(load_recipe(recipe, settings))
     except UserError as error:
         found = {"error": str(error)}
     (folder / f"{job}.{rank}.json").write_text(json.dumps(found), encoding="utf-8")

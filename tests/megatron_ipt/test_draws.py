@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import xxhash
-from conftest import TinyRun, torchrun
+from conftest import TinyRun, ipt, torchrun
+from test_checksum import by_definition
 
-from data_prep.blend import Blend, read_blend
-from data_prep.blend.file import BlendPhase
+from data_prep.blend import read_blend
+from data_prep.blend.append import append
 from megatron_ipt.data.stream import BlendStream
 
 WORKER = Path(__file__).with_name("draws_worker.py")
@@ -57,8 +58,7 @@ def drawn(stream: BlendStream, first: int, count: int) -> list[list[Any]]:
     return sorted(told)
 
 
-def check(stream: BlendStream, parts: Sequence[Part], found: Sequence[Any]) -> None:
-    consumed = 0
+def check(stream: BlendStream, parts: Sequence[Part], found: Sequence[Any], consumed: int = 0) -> None:
     for (_, _, batch, steps), told in zip(parts, found, strict=True):
         assert isinstance(told, list) and len(told) == steps, told
         for step in told:
@@ -69,12 +69,17 @@ def check(stream: BlendStream, parts: Sequence[Part], found: Sequence[Any]) -> N
 @pytest.fixture(scope="module")
 def appended(tiny: TinyRun) -> Path:
     """The blend with the shares of its two sources exchanged from sample 16 on."""
+    return exchanged(tiny, 16)
+
+
+def exchanged(tiny: TinyRun, first_sample: int) -> Path:
+    """The blend with a phase appended, as `ipt blend append` does it."""
     blend = read_blend(tiny.blend)
-    phase = BlendPhase(first_sample=16, shares=tuple(reversed(blend.phases[0].shares)))
-    path = tiny.folder / "appended" / "blend.json"
+    shares = zip(blend.sources, reversed(blend.phases[-1].shares), strict=True)
+    changed = append(blend, first_sample, {source.name: share for source, share in shares})
+    path = tiny.folder / f"appended_{first_sample}" / "blend.json"
     path.parent.mkdir(exist_ok=True)
-    changed = {**{name: getattr(blend, name) for name in Blend.model_fields}, "phases": (*blend.phases, phase)}
-    Blend(**changed).write(path)
+    changed.write(path)
     return path
 
 
@@ -88,6 +93,7 @@ def named(tiny: TinyRun, appended: Path) -> dict[str, Any]:
             before += part[3]
     go_on = [f"train.blend={appended}", *settings(("dp", 2, 8, 2), 2)]
     save = tiny.folder / "draws" / "appended"
+    jobs["astray"] = [f"train.save={tiny.folder / 'draws/astray'}", "astray", *settings(("dp", 1, 8, 1), 0)]
     jobs["appended 0"] = [f"train.save={save}", *settings(("tp2", 2, 8, 2), 0)]
     jobs["appended 1"] = [f"train.save={save}", *go_on]
     return run(tiny, tiny.folder / "draws.json", 2, jobs)
@@ -101,7 +107,6 @@ def test_another_layout_goes_on_with_the_samples_of_an_uninterrupted_run(
     check(BlendStream(tiny.blend), parts, [named[f"{name} {number}"] for number in range(len(parts))])
 
 
-@pytest.mark.skipif(not hasattr(Blend, "continues"), reason="a blend cannot be appended to yet")
 def test_an_appended_phase_changes_what_comes_after_it_alone(
     tiny: TinyRun, appended: Path, named: dict[str, Any]
 ) -> None:
@@ -110,6 +115,49 @@ def test_an_appended_phase_changes_what_comes_after_it_alone(
     old, new = BlendStream(tiny.blend), BlendStream(appended)
     assert drawn(old, 0, 16) == drawn(new, 0, 16)
     assert drawn(old, 16, 16) != drawn(new, 16, 16)
+
+
+@pytest.mark.parametrize(("name", "changed"), [*((name, False) for name in NAMED), ("appended", True)])
+def test_what_a_run_records_is_what_entered_the_model(
+    name: str, changed: bool, tiny: TinyRun, appended: Path, named: dict[str, Any]
+) -> None:
+    """Each line against the samples themselves, the checksums by their definition; and `ipt blend verify` agrees."""
+    blend = appended if changed else tiny.blend
+    stream, first = BlendStream(blend), 0
+    lines = (tiny.folder / "draws" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
+    for row in rows:
+        samples = [stream.sample(index) for index in range(first, row["consumed_samples"])]
+        for place, source in enumerate(stream.blend.sources):
+            of = [sample for sample in samples if sample.source_index == place]
+            assert row["samples"][source.name] == len(of)
+            assert row["checksums"][source.name] == sum(by_definition(sample.tokens.tolist()) for sample in of)
+        first = row["consumed_samples"]
+    assert first == rows[-1]["consumed_samples"] > 16
+    done = ipt("blend", "verify", tiny.folder / "draws" / name, "--blend", blend)
+    assert f"the tokens of {first} samples were read again, and are what entered" in " ".join(done.stdout.split())
+
+
+def test_a_loader_that_goes_astray_is_found_by_verify(tiny: TinyRun, named: dict[str, Any]) -> None:
+    done = ipt("blend", "verify", tiny.folder / "draws/astray", "--blend", tiny.blend, check=False)
+    told = " ".join(done.stdout.split())
+    assert done.returncode == 1
+    assert "fault: samples 0 to 8: 8 of" in told and "the tokens of" in told
+
+
+def test_a_run_that_was_killed_goes_on_under_another_layout(tiny: TinyRun) -> None:
+    """SIGKILL in the middle of the third step: two were saved, and a third is made again in other batches."""
+    save = [f"train.save={tiny.folder / 'draws/killed'}", "train.save_interval=1"]
+    dies = [*save, *settings(("dp", 2, 8, 4), 0), "dies_in=3"]
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        run(tiny, tiny.folder / "dies.json", 2, {"killed": dies})
+    part = ("tp2", 1, 6, 3)
+    told = run(tiny, tiny.folder / "again.json", 2, {"killed": [*save, *settings(part, 2)]})
+    stream = BlendStream(tiny.blend)
+    assert told["killed"] == [drawn(stream, 16 + 6 * step, 6) for step in range(3)]
+    assert (
+        "what was drawn is what" in ipt("blend", "verify", tiny.folder / "draws/killed", "--blend", tiny.blend).stdout
+    )
 
 
 def seeded(seed: int) -> list[tuple[int, Part]]:
@@ -129,14 +177,18 @@ def seeded(seed: int) -> list[tuple[int, Part]]:
 
 @pytest.mark.long
 def test_twenty_seeded_stops(tiny: TinyRun, tmp_path: Path) -> None:
+    """Every other run is given a phase where it stands before its last part."""
     runs = {seed: seeded(seed) for seed in range(20)}
     assert len({part for parts in runs.values() for part in parts}) > 40
     found: dict[int, list[Any]] = {seed: [] for seed in runs}
+    stands = {seed: sum(batch * steps for _, (_, _, batch, steps) in parts[:2]) for seed, parts in runs.items()}
+    blends = {seed: exchanged(tiny, stands[seed]) if seed % 2 else tiny.blend for seed in runs}
     for number in range(3):
         for processes in (1, 2, 4):
             jobs = {
                 str(seed): [
                     f"train.save={tmp_path / str(seed)}",
+                    f"train.blend={blends[seed] if number == 2 else tiny.blend}",
                     *settings(parts[number][1], sum(part[3] for _, part in parts[:number])),
                 ]
                 for seed, parts in runs.items()
@@ -147,4 +199,5 @@ def test_twenty_seeded_stops(tiny: TinyRun, tmp_path: Path) -> None:
                 found[int(seed)].append(steps)
     stream = BlendStream(tiny.blend)
     for seed, parts in runs.items():
-        check(stream, [part for _, part in parts], found[seed])
+        check(stream, [part for _, part in parts[:2]], found[seed][:2])
+        check(BlendStream(blends[seed]), [parts[2][1]], found[seed][2:], stands[seed])

@@ -18,8 +18,9 @@ from megatron_ipt.recipe import load_recipe
 
 
 def run(recipe: Path, overrides: list[str]) -> Any:
+    from recorded import train
+
     from megatron_ipt.convert import load_hf
-    from megatron_ipt.pretrain import pretrain
 
     fuse = load_hf.fuse_qkv
     if "swap_heads" in overrides:
@@ -30,7 +31,7 @@ def run(recipe: Path, overrides: list[str]) -> Any:
 
         load_hf.fuse_qkv = swapped
     try:
-        return pretrain(load_recipe(recipe, [item for item in overrides if "=" in item]))
+        return train(load_recipe(recipe, [item for item in overrides if "=" in item]))
     except UserError as error:
         return {"error": str(error)}
     finally:
