@@ -114,6 +114,15 @@ def test_a_record_that_is_off_ends_with_1(folder: Path) -> None:
     log.write_text("\n".join([*lines, lines[2]]))
     code, told = ipt("verify", run)
     assert code == 1 and "recorded twice: samples 10 to 15" in told
+    strange = json.loads(lines[3])
+    strange["samples"]["three"] = strange["samples"].pop("two")
+    log.write_text("\n".join([*lines[:3], json.dumps(strange), *lines[4:]]))
+    code, told = ipt("verify", run)
+    assert (
+        code == 1
+        and "where the plan has" in told
+        and f"'three' is no source of the blend, and gave {strange['samples']['three']} " in told
+    )
 
 
 def test_a_record_that_lacks_lines_is_verified_in_those_that_are_there(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,54 @@ def test_the_next_step_is_read_while_this_one_runs() -> None:
         assert began.wait(WAIT)  # and it is being read before it is asked for
         step_is_over.set()
         assert first_tokens(next(found)) == [2, 3]
+
+
+def test_two_steps_are_read_before_the_first_is_asked_for() -> None:
+    read = threading.Event()
+
+    def sample(index: int) -> Sample:
+        if index == 3:  # the last of the second step
+            read.set()
+        return numbered(index)
+
+    with Loader(sample, steps(0, 100, 2, 0, 1), 2):
+        assert read.wait(WAIT)
+
+
+def test_who_leaves_does_not_wait_for_steps_that_were_not_begun() -> None:
+    begun, leave = list[int](), threading.Event()
+
+    def sample(index: int) -> Sample:
+        begun.append(index)
+        assert leave.wait(WAIT)
+        return numbered(index)
+
+    with Loader(sample, steps(0, 100, 1, 0, 1), 1):
+        while not begun:
+            time.sleep(0.001)
+        threading.Timer(0.2, leave.set).start()  # while the context is left
+    assert begun == [0, 0]  # the first is read for its layout too
+
+
+def test_samples_of_an_odd_length_lie_in_a_block_too() -> None:
+    """Three float32 of a mask before an int64 would put that at an address that is no multiple of 8."""
+
+    def sample(index: int) -> Sample:
+        row = np.full(3, index)
+        return Sample(row, row + 1, np.full(3, index, np.float32), np.arange(3), "one", (), np.zeros(3, np.int64))
+
+    with Loader(sample, steps(0, 2, 1, 0, 1), 1) as found:
+        assert [int(batch["labels"][0, 2]) for step in found for batch in step] == [1, 2]
+
+
+def test_the_wait_has_all_that_a_step_waits_for_in_it() -> None:
+    def share(block: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return block
+
+    with Loader(numbered, steps(0, 2, 2, 0, 1), 2, share=share) as found:
+        next(found)
+        assert found.waited >= 0.05
 
 
 def test_no_more_is_read_than_is_bounded() -> None:
