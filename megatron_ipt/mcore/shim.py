@@ -12,7 +12,8 @@ from __future__ import annotations
 import megatron_ipt.mcore.quiet  # noqa: F401  # isort: skip
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,7 +115,23 @@ def install() -> None:
     for name in ("zeros", "ones", "tensor", "empty_like"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     _patch_tensor()
-    _patch_megatron()
+    with _uncompiled():
+        _patch_megatron()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Lets functions that are decorated within be as they are written.
+
+    megatron-core compiles its fused ones when it is imported.  None is used here (device.py), and the compiler would be
+    a third of what a process takes to start.
+    """
+    compiler = torch.compile
+    torch.compile = lambda function=None, **_: function or (lambda decorated: decorated)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler
 
 
 def _patch_tensor() -> None:

@@ -23,6 +23,15 @@ ALLOWED = {
 }
 
 
+def test_what_a_cpu_never_runs_is_not_compiled_and_the_compiler_not_loaded() -> None:
+    code = (
+        "import sys, json; import megatron_ipt.mcore.model, torch; from megatron.core.fusions import fused_bias_swiglu;"
+    )
+    code += "compiler = 'torch._inductor.compile_fx' in sys.modules; name = type(fused_bias_swiglu.swiglu).__name__;"
+    code += "print(json.dumps([compiler, name, torch.compile.__name__]))"
+    assert run_python(code) == [False, "function", "compile"]
+
+
 def test_nothing_else_branches_on_the_device() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
