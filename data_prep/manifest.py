@@ -159,6 +159,11 @@ class Manifest(_Checked):
         fields = {"tokenizer", "dtype", "bin", "idx"} | ({"spans"} if self.spans else set())
         return content_hash(self.model_dump(include=fields, mode="json"))
 
+    @cached_property
+    def lineage_hash(self) -> str | None:
+        """Identity of what the documents were made from, which `data_hash` leaves out; None where that is not known."""
+        return content_hash(self.lineage.model_dump(mode="json")) if self.lineage else None
+
     def write(self, prefix: Path, durable: bool = True) -> None:
         """Writes PREFIX.manifest.json, the last file of a dataset to be put in place."""
         content = self.model_dump(mode="json")

@@ -130,6 +130,7 @@ def pack_source(
         tokens=manifest.tokens if whole else table.report.tokens,
         labels=None if whole else table.report.labels,
         data_hash=manifest.data_hash,
+        lineage_hash=packing.lineage_read(manifest, spec),
         pack=table.path.name,
         sequences=table.sequences,
         validation=_validation(prefix, manifest, spec) if spec.split else None,
@@ -168,6 +169,9 @@ def _open_dataset(source: BlendSource) -> IndexedDatasetReader:
     if manifest.data_hash != source.data_hash:
         problem = f"the dataset was written again after the blend was planned (source '{source.name}')"
         raise UserError(source.prefix, problem, "restore it, or give grown data a prefix and a name of its own")
+    if source.lineage_hash is not None and manifest.lineage_hash != source.lineage_hash:
+        problem = f"its documents' lineage was written again after the blend was planned (source '{source.name}')"
+        raise UserError(source.prefix, problem, "restore it, or plan again: what the tables were made from has changed")
     return reader
 
 

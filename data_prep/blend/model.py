@@ -52,6 +52,7 @@ class BlendSource(BaseModel):
     documents: int = Field(ge=1)
     tokens: int = Field(ge=2)
     data_hash: str
+    lineage_hash: str | None = Field(None, description="of the lineage, where pack tables were made from it")
     pack: str = Field(description="file name of the pack table beside the dataset")
     sequences: int = Field(ge=1, description="samples of one epoch, the first of its pack table")
     labels: int | None = Field(None, ge=1, description="tokens predicted in an epoch; None: all but the first")
@@ -147,7 +148,9 @@ class Blend(BaseModel):
             unlike["split"] = True
         # Pack tables of another format hold other sequences; those of blends of format 1 were of the first.
         packed = {"pack_format": PACK_FORMAT_VERSION} if version > 1 else {}
-        return content_hash({**self.model_dump(mode="json", exclude=unlike), "format_version": version, **packed})
+        content = self.model_dump(mode="json", exclude=unlike)
+        content["sources"] = [_without_none(row, "lineage_hash") for row in content["sources"]]
+        return content_hash({**content, "format_version": version, **packed})
 
     def with_changes(self, **changes: Any) -> Blend:
         """A copy, checked again.  (`model_copy` would take the cached hash and schedule along.)"""
@@ -206,6 +209,10 @@ class Blend(BaseModel):
             row["prefix"] = Path(os.path.relpath(source.prefix, folder)).as_posix()
         content["blend_hash"] = self.hash
         write_json(path, {**content, "hash": content_hash(content)})
+
+
+def _without_none(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name or value is not None}
 
 
 def _where[T](values: tuple[T, ...], kept: list[bool]) -> tuple[T, ...]:

@@ -7,8 +7,8 @@ questions with their texts (chains.py, by best fit: window.py; cut at units.py),
 order (stretches.py).  With a split (splits.py) a table holds the documents of one side.
 
 The table depends on the dataset and the spec, on nothing of a run; their hash is in its name, `PREFIX.pack-<hash>`
-(table.py).  Building streams: memory grows by a byte a document where there is a split, else not at all, besides the
-pages of the .idx.
+(table.py).  With a split that is the documents' lineage too, whose ids say on which side they are.  Building streams:
+memory grows by a byte a document where there is a split, else not at all, besides the pages of the .idx.
 """
 
 from __future__ import annotations
@@ -31,7 +31,18 @@ from data_prep.packing.stretches import ChainsTask, pack_chains
 from data_prep.packing.table import PACK_FORMAT_VERSION, PackReport, PackTable, PackWriter, Piece, open_pack
 from data_prep.settings import SplitSettings
 
-__all__ = ["SIDES", "PackReport", "PackSpec", "PackTable", "Piece", "Side", "open_pack", "pack", "pack_path"]
+__all__ = [
+    "SIDES",
+    "PackReport",
+    "PackSpec",
+    "PackTable",
+    "Piece",
+    "Side",
+    "lineage_read",
+    "open_pack",
+    "pack",
+    "pack_path",
+]
 
 PackPolicy = Literal["concatenate", "chains"]
 
@@ -53,7 +64,14 @@ def pack_path(prefix: Path, manifest: Manifest, spec: PackSpec) -> Path:
     """PREFIX.pack-<hash of all that the table depends on>."""
     content = {**asdict(spec), "split": spec.split and spec.split.model_dump()}
     depends_on = {"format_version": PACK_FORMAT_VERSION, "data": manifest.data_hash, **content}
+    if lineage := lineage_read(manifest, spec):
+        depends_on["lineage"] = lineage
     return prefix.with_name(f"{prefix.name}.pack-{content_hash(depends_on)[:16]}")
+
+
+def lineage_read(manifest: Manifest, spec: PackSpec) -> str | None:
+    """Hash of the lineage that the table is made from; None where it is made without."""
+    return manifest.lineage_hash if spec.split else None
 
 
 def pack(prefix: Path, manifest: Manifest, spec: PackSpec, workers: int = 0) -> PackTable:
@@ -63,6 +81,9 @@ def pack(prefix: Path, manifest: Manifest, spec: PackSpec, workers: int = 0) -> 
     Errors: a UserError for a dataset without a label to predict, a split by a lineage that is missing or damaged, and
     a damaged table.
     """
+    if spec.split and manifest.lineage is None:
+        problem = "it has no lineage, so a split cannot tell which documents it sets apart"
+        raise UserError(prefix, problem, "write it with `ipt data index`, or plan without a split")
     path = pack_path(prefix, manifest, spec)
     if not path.exists():
         with one_at_a_time(path.with_name(path.name + ".lock")):

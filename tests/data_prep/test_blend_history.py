@@ -174,7 +174,7 @@ def test_blends_of_format_1_are_read_and_not_gone_on_with(folder: Path) -> None:
         del old[key]
     old["format_version"] = 1
     for source, weight in zip(old["sources"], (3.0, 1.0), strict=True):
-        for key in ("kind", "loss", "policy", "pack_sequences", "labels", "validation", "weight"):
+        for key in ("kind", "loss", "policy", "pack_sequences", "labels", "validation", "weight", "lineage_hash"):
             del source[key]
         source["weight"] = weight
     for phase in old["phases"]:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from small_dataset import save_tokenizer, training_text, write_rows
 
-from data_prep.blend import append, plan, read_blend
+from data_prep.blend import append, open_source, plan, read_blend, resolve
+from data_prep.blend.file import open_validation
+from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.lineage import read_lineage
 from data_prep.packing import open_pack
+from data_prep.packing.splits import is_validation
 from data_prep.records import AugmentedText, Chain, Pair
 from data_prep.settings import BlendSettings, IndexSettings
 
@@ -100,3 +103,36 @@ def test_the_plan_counts_what_is_predicted(folder: Path) -> None:
             labels -= source.policy == "concatenate"
         assert row.epochs is not None
         assert row.tokens_drawn == round(row.epochs * labels)
+
+
+def test_other_ids_of_the_same_texts_are_another_split(tmp_path: Path) -> None:
+    """The tokens stay, so that nothing but the lineage tells."""
+    save_tokenizer(tmp_path / "tokenizer")
+    of = {"sources": {"raw": {"prefix": "raw", "weight": 1}}, "seq_length": 64, "period": 8}
+    apart, hashes = [], []
+    for name in ("a", "b"):
+        rows = [{"id": f"{name}-{number}", "text": f"Wand {number}. " * 5} for number in range(60)]
+        write_rows(tmp_path / "raw.jsonl", rows)
+        index(IndexSettings(encoder="tokenizers"), [tmp_path / "raw.jsonl"], tmp_path / "tokenizer", tmp_path / "raw")
+        blend = resolve(BlendSettings.model_validate({**of, "split": {"validation": 0.3}}), tmp_path)
+        (source,) = blend.sources
+        assert source.validation is not None
+        drawn = {row["id"] for row in rows if is_validation(row["id"], blend.split)}
+        assert ids(source.prefix, source.validation.pack) == drawn
+        assert ids(source.prefix, source.pack) == {row["id"] for row in rows} - drawn
+        assert source.validation.text_bytes == sum(len(row["text"]) for row in rows if row["id"] in drawn)
+        apart.append(source)
+        hashes.append((blend.hash, resolve(BlendSettings.model_validate(of), tmp_path).hash))
+    assert hashes[0][0] != hashes[1][0]
+    assert hashes[0][1] == hashes[1][1]  # without a split the ids decide nothing
+    for opened in (open_source, open_validation):
+        opened(apart[1])
+        with pytest.raises(UserError, match="lineage was written again after the blend was planned"):
+            opened(apart[0])
+
+
+def test_a_split_of_a_dataset_without_lineage_is_refused(tmp_path: Path, write_dataset) -> None:
+    write_dataset(tmp_path / "d", [[1, 2, 3, 0]] * 40)
+    of = {"sources": {"d": {"prefix": "d", "weight": 1}}, "seq_length": 8, "period": 8, "split": {"validation": 0.3}}
+    with pytest.raises(UserError, match="no lineage, so a split cannot tell"):
+        resolve(BlendSettings.model_validate(of), tmp_path)
