@@ -172,6 +172,20 @@ def read_text_bytes(prefix: Path) -> np.ndarray:
     return np.concatenate(found)
 
 
+def read_pair_counts(file: pq.ParquetFile, group: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The origins of each document of a row group, and the pairs of each of these origins, int64.
+
+    Errors: a UserError as `lineage_groups`.
+    """
+    try:
+        origins = file.read_row_group(group, columns=["origins.list.element.checks"])["origins"]
+        checks = pc.struct_field(pc.list_flatten(origins), "checks")
+        counts = [pc.list_value_length(column).to_numpy().astype(np.int64) for column in (origins, checks)]
+    except _DAMAGED as error:
+        raise _damaged(path, group, str(error)) from error
+    return counts[0], counts[1]
+
+
 def _damaged(path: Path, group: int, problem: str) -> UserError:
     return UserError(path, f"damaged in row group {group} ({problem})", _MEND)
 

@@ -7,7 +7,8 @@ questions with their texts (chains.py, by best fit: window.py; cut at units.py),
 order (stretches.py).  With a split (splits.py) a table holds the documents of one side.
 
 The table depends on the dataset and the spec, on nothing of a run; their hash is in its name, `PREFIX.pack-<hash>`
-(table.py).  With a split that is the documents' lineage too, whose ids say on which side they are.  Building streams:
+(table.py).  The lineage counts as part of the dataset where it is read: with a split, since ids say on which side
+documents are, and by policy `chains`, since it tells which text a pair is about (pair_order.py).  Building streams:
 memory grows by a byte a document where there is a split, else not at all, besides the pages of the .idx.
 """
 
@@ -22,10 +23,12 @@ import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader
+from data_prep.indexing.spans import SpansReader
 from data_prep.locks import one_at_a_time
 from data_prep.manifest import Manifest, content_hash
 from data_prep.packing.concatenate import concatenate
 from data_prep.packing.documents import documents_in_order
+from data_prep.packing.pair_order import pair_order
 from data_prep.packing.splits import MIXED, SIDES, Side, sides_of
 from data_prep.packing.stretches import ChainsTask, pack_chains
 from data_prep.packing.table import PACK_FORMAT_VERSION, PackReport, PackTable, PackWriter, Piece, open_pack
@@ -71,7 +74,7 @@ def pack_path(prefix: Path, manifest: Manifest, spec: PackSpec) -> Path:
 
 def lineage_read(manifest: Manifest, spec: PackSpec) -> str | None:
     """Hash of the lineage that the table is made from; None where it is made without."""
-    return manifest.lineage_hash if spec.split else None
+    return manifest.lineage_hash if spec.split or (spec.policy == "chains" and manifest.spans) else None
 
 
 def pack(prefix: Path, manifest: Manifest, spec: PackSpec, workers: int = 0) -> PackTable:
@@ -103,7 +106,10 @@ def _build(prefix: Path, manifest: Manifest, spec: PackSpec, path: Path, workers
         sides = sides == wanted
     with PackWriter(path) as writer:
         if spec.policy == "chains":
-            task = ChainsTask(prefix, _has_spans(prefix, manifest), spec.seq_length, spec.seed, sides, path)
+            order = None
+            if has_spans := _has_spans(prefix, manifest):
+                order = pair_order(prefix, SpansReader(prefix), manifest.lineage is not None)
+            task = ChainsTask(prefix, has_spans, spec.seq_length, spec.seed, sides, path, order=order)
             report = pack_chains(task, reader.documents, writer, workers)
         else:
             report = _concatenate(documents_in_order(reader, spec.seed, sides), spec, writer)

@@ -5,7 +5,8 @@ texts, and a text that with its pairs exceeds a sequence keeps the leading pairs
 repeated.  Room that would be left over is filled with the leading texts of another document, each with all its pairs;
 then padded.
 
-A text longer than a sequence is cut anywhere, as raw text must be, and its pairs are dropped and counted.
+A text longer than a sequence is cut anywhere, as raw text must be, and its pairs are dropped and counted.  So are the
+texts and pairs of a longer document that does not tell which pair is about which text (pair_order.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from data_prep.indexing.spans import SpansReader
+from data_prep.packing.pair_order import PairOrder
 from data_prep.packing.table import PackReport, PackWriter
 from data_prep.packing.units import TEXT, Part, Row, Unit, parts_of, rows_of, units_of
 from data_prep.packing.window import Item, Window
@@ -29,13 +31,14 @@ _SEQUENCES = 1 << 14
 
 LONG_PAIR = "pairs longer than the room beside their text"
 PAIRS_OF_LONG_TEXT = "pairs of a text longer than a sequence"
+PAIRS_UNTOLD = "pairs of a long document that does not tell which text they are about"
 ONE_TOKEN = "documents of one token"
 
 
 class ChainPacker:
     """Packs documents, one after the other; `finish` packs what still waits.
 
-    With `cuttable` 0, no document that fits is cut, and nothing filled.
+    With `cuttable` 0, no document that fits is cut, and nothing filled.  `order` tells what the spans do not.
     """
 
     def __init__(
@@ -45,10 +48,12 @@ class ChainPacker:
         writer: PackWriter,
         window: int = WINDOW,
         cuttable: int = CUTTABLE,
+        order: PairOrder | None = None,
     ) -> None:
         self._capacity = seq_length + 1  # the last token of a sequence is a label only
         self._tolerance, self._reserve = int(TOLERANCE * seq_length), int(RESERVE * seq_length)
         self._spans, self._writer, self._most = spans, writer, window
+        self._order = order or PairOrder(known=False)
         self._window = Window(self._capacity, cuttable, self._units)
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
@@ -150,7 +155,7 @@ class ChainPacker:
                 pairs.setdefault(part.pair, []).append(part)
         size = _tokens(text)
         if size > self._capacity:
-            self._dropped[PAIRS_OF_LONG_TEXT] += len(pairs)
+            self._dropped[PAIRS_UNTOLD if text[1:] else PAIRS_OF_LONG_TEXT] += len(pairs)
             return [item for row in rows_of(document, text)[0] for item in self._cut_text(*row)]
         kept: list[list[Part]] = [[]] if text else []
         room = self._capacity - size
@@ -178,7 +183,7 @@ class ChainPacker:
     def _units(self, document: int, length: int) -> list[Unit]:
         if self._spans is None:
             return [Unit(0, length)]
-        return units_of(*self._spans.columns(document))
+        return units_of(*self._spans.columns(document), self._order.has_pairs_first(document))
 
     def _flush(self) -> None:
         rows = np.array(self._waiting_rows, np.int64).reshape(-1, 3)

@@ -18,6 +18,7 @@ from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.spans import SpansReader
 from data_prep.packing.chains import ChainPacker
 from data_prep.packing.documents import documents_in_order
+from data_prep.packing.pair_order import PairOrder
 from data_prep.packing.table import PackReport, PackTable, PackWriter, open_pack
 from data_prep.shards import run_tasks
 
@@ -27,7 +28,10 @@ STRETCH = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ChainsTask:
-    """What packing depends on: a dataset, which of its documents are `wanted` (None: all), and how many go together."""
+    """What packing depends on: a dataset, which of its documents are `wanted` (None: all), and how many go together.
+
+    `order` tells of documents what their spans do not.
+    """
 
     prefix: Path
     has_spans: bool
@@ -36,6 +40,7 @@ class ChainsTask:
     wanted: np.ndarray | None
     path: Path
     stretch: int = STRETCH
+    order: PairOrder | None = None
 
     def part(self, number: int) -> Path:
         """Where a stretch is written."""
@@ -77,7 +82,7 @@ class _Packer:
     def into(self, writer: PackWriter, number: int) -> PackReport:
         """Writes the sequences of a stretch."""
         task, documents = self._task, self._reader.documents
-        packer = ChainPacker(task.seq_length, self._spans, writer)
+        packer = ChainPacker(task.seq_length, self._spans, writer, order=task.order)
         start, stop = number * task.stretch, min((number + 1) * task.stretch, documents)
         packer.add(documents_in_order(self._reader, task.seed, task.wanted, start, stop))
         return packer.finish()

@@ -40,25 +40,25 @@ class Unit:
     stop: int
 
 
-def units_of(ends: Sequence[int], of: Sequence[int], classes: bytes) -> list[Unit]:
+def units_of(ends: Sequence[int], of: Sequence[int], classes: bytes, pairs_first: bool | None = None) -> list[Unit]:
     """The units of a document, in order, from the columns of its runs.
 
-    Pairs come after their text, or in all of a document before it (inversion); where both would fit, since a text has
-    no pairs, or neither, the document is one unit.
+    Pairs come after their text, or in all of a document before it (inversion).  Where both would fit, since it begins
+    and ends with a text, `pairs_first` decides; the document is one unit if that is None, or if neither fits.
     """
     kinds = classes.translate(_KINDS)
     content = kinds.strip(_FRAME)
     texts = kinds.count(_SHOWN)
     if not texts:
         return _without_texts(parts_of(ends, of, classes))
-    if texts < len(content) - content.count(_FRAME) and (
-        texts == 1 or content.startswith(_SHOWN) == content.endswith(_SHOWN)
-    ):
-        return [Unit(0, ends[-1])]
+    text_first = content.startswith(_SHOWN)
+    if texts < len(content) - content.count(_FRAME):
+        if text_first and content.endswith(_SHOWN) and pairs_first is not None:
+            text_first = not pairs_first
+        elif texts == 1 or text_first == content.endswith(_SHOWN):
+            return [Unit(0, ends[-1])]
     places = [place for place, kind in enumerate(kinds) if kind == _SHOWN[0]]
-    if content.startswith(
-        _SHOWN
-    ):  # what is between two texts belongs to the first, the template at its end to the next
+    if text_first:  # what is between two texts belongs to the first, the template at its end to the next
         stops = [ends[len(kinds[:place].rstrip(_FRAME)) - 1] for place in places[1:]]
     else:
         stops = [ends[place] for place in places[:-1]]

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_dataset import save_tokenizer, training_text, write_rows
 
@@ -17,7 +17,8 @@ from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.spans import CLASSES, Runs, SpansReader, SpansWriter
 from data_prep.packing import PackSpec, PackTable, open_pack, pack
-from data_prep.packing.chains import LONG_PAIR, ONE_TOKEN, PAIRS_OF_LONG_TEXT, ChainPacker
+from data_prep.packing.chains import LONG_PAIR, ONE_TOKEN, PAIRS_OF_LONG_TEXT, PAIRS_UNTOLD, ChainPacker
+from data_prep.packing.pair_order import PairOrder
 from data_prep.packing.table import PackWriter
 from data_prep.records import AugmentedText, Chain, Pair
 from data_prep.settings import IndexSettings
@@ -25,10 +26,14 @@ from data_prep.settings import IndexSettings
 
 @dataclass(frozen=True)
 class Made:
-    """A document: runs of (class, of, length), and which text each pair is about (none where texts are not shown)."""
+    """A document: runs of (class, of, length), and which text each pair is about (none where texts are not shown).
+
+    `pairs_first`: each text's pairs stand before it.
+    """
 
     runs: tuple[tuple[str, int, int], ...]
     text_of: dict[int, int]
+    pairs_first: bool = False
 
     @property
     def length(self) -> int:
@@ -63,11 +68,14 @@ def documents(draw: st.DrawFn) -> Made:
         runs += [*body, *last, *shown] if kind == "inverted" else [*shown, *body, *last]
         runs += [("template", -1, 1)]
     runs += [("control", -1, 1)]
-    return Made(tuple(runs), text_of)
+    return Made(tuple(runs), text_of, kind == "inverted")
 
 
-def packed(folder: Path, made: list[Made], seq_length: int, window: int, fill: bool = True) -> PackTable:
-    """The table of documents, through files of spans and of the table."""
+def packed(
+    folder: Path, made: list[Made], seq_length: int, window: int, fill: bool = True, told: bool = True
+) -> PackTable:
+    """The table of documents, through files of spans and of the table; `told` which of them have their pairs first."""
+    pairs_first = np.array([number for number, document in enumerate(made) if document.pairs_first], np.int64)
     with SpansWriter(folder / "d") as spans:
         for document in made:
             ends = np.cumsum([length for _, _, length in document.runs])
@@ -77,8 +85,9 @@ def packed(folder: Path, made: list[Made], seq_length: int, window: int, fill: b
         spans.finish()
         spans.commit()
     lengths = np.array([document.length for document in made])
+    order = PairOrder(pairs_first) if told else None
     with PackWriter(folder / "d.pack") as writer:
-        packer = ChainPacker(seq_length, SpansReader(folder / "d"), writer, window, 3 * fill)
+        packer = ChainPacker(seq_length, SpansReader(folder / "d"), writer, window, 3 * fill, order)
         packer.add([(np.arange(len(made)), lengths)])
         writer.finish(packer.finish())
     return open_pack(folder / "d.pack", check_bytes=True)
@@ -93,10 +102,11 @@ def sequences(table: PackTable) -> list[Counter[tuple[int, int]]]:
     return found
 
 
-@given(st.lists(documents(), min_size=1, max_size=12), st.integers(4, 80), st.integers(1, 5), st.booleans())
-def test_no_pair_stands_without_its_text_and_nothing_is_lost_uncounted(made, seq_length, window, fill) -> None:
+@settings(deadline=None)
+@given(st.lists(documents(), min_size=1, max_size=12), st.integers(4, 80), st.integers(1, 5), *[st.booleans()] * 2)
+def test_no_pair_stands_without_its_text_and_nothing_is_lost_uncounted(made, seq_length, window, fill, told) -> None:
     with TemporaryDirectory() as folder:
-        table = packed(Path(folder), made, seq_length, window, fill)
+        table = packed(Path(folder), made, seq_length, window, fill, told)
     there = sequences(table)
     assert all(sum(sequence.values()) <= seq_length + 1 for sequence in there)
     everywhere = sum(there, Counter())
@@ -115,7 +125,8 @@ def test_no_pair_stands_without_its_text_and_nothing_is_lost_uncounted(made, seq
             needed = tokens | tokens_of_text.get(document.text_of.get(pair, -1), set())
             assert all(sequence[number, token] for sequence in holders for token in needed)
     report = table.report
-    assert report.dropped.get(LONG_PAIR, 0) + report.dropped.get(PAIRS_OF_LONG_TEXT, 0) == missing
+    assert sum(report.dropped.get(reason, 0) for reason in (LONG_PAIR, PAIRS_OF_LONG_TEXT, PAIRS_UNTOLD)) == missing
+    assert not (told and report.dropped.get(PAIRS_UNTOLD))
     assert report.tokens == everywhere.total()
     assert report.padding == table.sequences * (seq_length + 1) - report.tokens
     holders = Counter(d for sequence in there for d in {d for d, _ in sequence})
