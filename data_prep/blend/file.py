@@ -32,6 +32,7 @@ __all__ = [
     "Place",
     "open_source",
     "open_validation",
+    "pack_paths",
     "pack_source",
     "read_blend",
     "resolve",
@@ -162,6 +163,17 @@ def open_validation(source: BlendSource) -> tuple[IndexedDatasetReader, packing.
     assert source.validation is not None
     reader = _open_dataset(source)
     return reader, _open_table(source, source.validation.pack, source.validation.sequences)
+
+
+def pack_paths(blend: Blend) -> list[Path]:
+    """The pack tables of a blend, those of validation sets too: each once, the largest first.
+
+    Errors: a UserError for one that is missing.
+    """
+    found = {source.prefix.with_name(source.pack) for source in blend.sources}
+    found |= {source.prefix.with_name(source.validation.pack) for source in blend.sources if source.validation}
+    sizes = {path: packing.open_pack(path).path.stat().st_size for path in found}
+    return sorted(found, key=lambda path: (-sizes[path], path))
 
 
 def _open_dataset(source: BlendSource) -> IndexedDatasetReader:

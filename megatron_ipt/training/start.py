@@ -11,6 +11,8 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from data_prep import blend as blends
+from data_prep import packing
+from data_prep.blend.file import pack_paths
 from data_prep.errors import UserError
 from data_prep.indexing.verify import verify_sample
 from megatron_ipt.architecture import Architecture
@@ -65,10 +67,11 @@ def _held_out(name: str, prefix: Path, train: TrainSettings, stream: BlendStream
 
 
 def verify_data(stream: BlendStream, held_out: Sequence[HeldOut], seed: int) -> None:
-    """Reads a sample of the data's blocks, spread over all ranks; opening looks at the ends of each file only.
+    """Reads a sample of the data's blocks and all pack tables, spread over all ranks; opening looks at little of each.
 
-    Each rank reads BLOCKS of each dataset, others for another `seed`, which is equal on all ranks.
-    Errors: a UserError on all ranks, naming the file and the block that is damaged on any of them.
+    Each rank reads BLOCKS of each dataset, others for another `seed`, which is equal on all ranks, and its share of the
+    tables: a damaged one would give other samples without a word.
+    Errors: a UserError on all ranks, naming the file, and the block, that is damaged on any of them.
     """
     prefixes = {source.prefix for source in stream.blend.sources} | {dataset.prefix for dataset in held_out}
     rank, ranks = parallel.place()
@@ -77,6 +80,8 @@ def verify_data(stream: BlendStream, held_out: Sequence[HeldOut], seed: int) -> 
         try:
             for prefix in sorted(prefixes):
                 verify_sample(prefix, rank, ranks, blocks=BLOCKS * ranks, seed=seed)
+            for path in pack_paths(stream.blend)[rank::ranks]:
+                packing.open_pack(path, check_bytes=True)
         except UserError as error:
             return error
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from data_prep.blend import plan, read_blend, resolve, verify_draws
+from data_prep.blend import open_source, plan, read_blend, resolve, verify_draws
 from data_prep.blend.plan import REPEAT_DECAY, effective_tokens
 from data_prep.errors import UserError
 from data_prep.settings import BlendSettings
@@ -142,6 +142,14 @@ def test_edited_damaged_and_newer_blends_are_refused(folder: Path) -> None:
             read_blend(path)
     with pytest.raises(UserError, match="no such blend"):
         read_blend(folder / "blend.json")
+
+
+def test_a_table_of_another_number_of_sequences_is_refused(folder: Path) -> None:
+    large, small = resolve(settings(), folder).sources
+    table = large.prefix.with_name(large.pack)
+    table.write_bytes(small.prefix.with_name(small.pack).read_bytes())  # whole, and of its own hash
+    with pytest.raises(UserError, match=r"large\.pack-.*: 1 sequences where the blend has 27; run `ipt blend plan`"):
+        open_source(large)
 
 
 def test_what_was_drawn_is_held_against_the_plan(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from small_dataset import save_tokenizer, training_text, write_rows
 
 from data_prep.blend import append, open_source, plan, read_blend, resolve
-from data_prep.blend.file import open_validation
+from data_prep.blend.file import open_validation, pack_paths
 from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.lineage import read_lineage
@@ -64,6 +64,9 @@ def test_no_raw_document_is_on_both_sides_of_any_source(folder: Path) -> None:
     assert blend.sources[0].validation.text_bytes == sum(sizes[name] for name in apart[0])
     assert blend.sources[0].validation.documents == len(apart[0])
     assert blend.sources[0].documents == len(train[0])
+    tables = {source.pack for source in blend.sources}
+    tables |= {source.validation.pack for source in blend.sources if source.validation}
+    assert len(tables) == 4 and {path.name for path in pack_paths(blend)} == tables
 
 
 def test_the_split_is_part_of_what_a_run_has_seen(folder: Path) -> None:
