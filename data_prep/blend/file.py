@@ -64,15 +64,17 @@ def resolve_run(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | N
         from data_prep.indexing.tokenizer import check_tokenizer
 
         check_tokenizer(tokenizer_dir, tokenizer, next(iter(prefixes.values())))
-    if "short_source" not in settings.allow:
-        _check_lengths(manifests, settings.seq_length)
+    short = "short_source" in settings.allow
+    for name, manifest in manifests.items():
+        if not short:
+            _check_length(name, manifest.tokens, settings.seq_length)
     for prefix in prefixes.values():
         verify(prefix)  # reads every byte, so what is refused at a glance comes first
     spec = packing.PackSpec(settings.seq_length, settings.seed, split=settings.split)
-    sources = [
-        pack_source(name, prefixes[name], manifest, replace(spec, policy=of.policy), of.kind, of.loss, settings.workers)
-        for (name, of), manifest in zip(settings.sources.items(), manifests.values(), strict=True)
-    ]
+    sources = []
+    for (name, of), manifest in zip(settings.sources.items(), manifests.values(), strict=True):
+        its, workers = replace(spec, policy=of.policy), settings.workers
+        sources.append(pack_source(name, prefixes[name], manifest, its, of.kind, of.loss, workers, short))
     return schedule_run(settings, tokenizer, sources)
 
 
@@ -117,9 +119,16 @@ def pack_source(
     kind: SourceKind,
     loss: LossPolicy = "all",
     workers: int = 0,
+    short: bool = False,
 ) -> BlendSource:
-    """A source with its pack tables, built where they are missing; with a split, one of each side."""
+    """A source with its pack tables, built where they are missing; with a split, one of each side.
+
+    Errors: a UserError for one that packs fewer tokens than a sequence and its label, unless it may be `short`.
+    """
     table = packing.pack(prefix, manifest, spec, workers)
+    if not short:
+        side = " on the training side of the split" if spec.split else ""
+        _check_length(name, table.report.tokens, spec.seq_length, side)
     whole = spec.split is None and spec.policy == "concatenate"
     return BlendSource(
         name=name,
@@ -212,9 +221,8 @@ def _one_tokenizer(manifests: dict[str, Manifest]) -> TokenizerIdentity:
     return reference
 
 
-def _check_lengths(manifests: dict[str, Manifest], seq_length: int) -> None:
-    for name, manifest in manifests.items():
-        if manifest.tokens <= seq_length:
-            problem = f"{manifest.tokens} tokens, shorter than a sequence and its label ({seq_length + 1})"
-            mend = "merge it with another source, or say allow: [short_source] to have the rest padded"
-            raise UserError(f"sources.{name}", problem, mend)
+def _check_length(name: str, tokens: int, seq_length: int, side: str = "") -> None:
+    if tokens <= seq_length:
+        problem = f"{tokens} tokens{side}, shorter than a sequence and its label ({seq_length + 1})"
+        mend = "merge it with another source, or say allow: [short_source] to have the rest padded"
+        raise UserError(f"sources.{name}", problem, mend)

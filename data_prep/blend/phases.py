@@ -69,13 +69,21 @@ def shrink(
 def _size(settings: BlendSettings, source: BlendSource) -> Size:
     texts = source.documents
     if settings.mode == "paper_from_scratch" or any(phase.mode == "paper_from_scratch" for phase in settings.phases):
-        # Imported here: pyarrow is heavy, and only this mode counts the texts inside documents.
-        from data_prep.blend.copies import count_texts
-
-        texts = count_texts(source.prefix) or source.documents
+        texts = _count_texts(settings, source) or source.documents
     cap = settings.sources[source.name].max_epochs or settings.max_epochs
     counts = (source.documents, source.tokens, source.sequences, texts)
     return Size(source.name, source.kind, *counts, decimal_fraction(cap))
+
+
+def _count_texts(settings: BlendSettings, source: BlendSource) -> int:
+    """Raw texts of a source, with a split those of its training side, as its sequences are; 0 without a lineage."""
+    # Imported here: pyarrow is heavy, and only one mode counts the texts inside documents.
+    from data_prep.blend.copies import count_texts
+    from data_prep.packing import splits
+
+    if settings.split is None:
+        return count_texts(source.prefix)
+    return splits.count_texts(source.prefix, settings.split, "train")
 
 
 def _phase(mix: Mix, sources: list[BlendSource], period: int) -> BlendPhase:

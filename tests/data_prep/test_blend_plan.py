@@ -152,6 +152,18 @@ def test_a_table_of_another_number_of_sequences_is_refused(folder: Path) -> None
         open_source(large)
 
 
+def test_a_source_as_long_as_a_sequence_and_its_label_is_long_enough(folder: Path, write_dataset) -> None:
+    of = {
+        "allow": [],
+        "sources": {"large": {"prefix": "large", "weight": 3}, "exact": {"prefix": "exact", "weight": 1}},
+    }
+    write_dataset(folder / "exact", [[1] * 4 + [0], [2] * 3 + [0]])
+    assert resolve(settings(**of), folder).sources[1].sequences == 1  # 9 tokens are 8 and a label
+    write_dataset(folder / "exact", [[1] * 4 + [0], [2] * 2 + [0]])
+    with pytest.raises(UserError, match=r"sources\.exact: 8 tokens, shorter than a sequence and its label \(9\)"):
+        resolve(settings(**of), folder)
+
+
 def test_what_was_drawn_is_held_against_the_plan(folder: Path) -> None:
     blend = resolve(settings(), folder)
     for start, stop in ((0, 100), (37, 90), (0, 0)):

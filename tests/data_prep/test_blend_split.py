@@ -12,6 +12,7 @@ from data_prep.blend.file import open_validation, pack_paths
 from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.lineage import read_lineage
+from data_prep.manifest import read_manifest
 from data_prep.packing import open_pack
 from data_prep.packing.splits import is_validation
 from data_prep.records import AugmentedText, Chain, Pair
@@ -86,6 +87,31 @@ def test_a_source_that_is_appended_is_split_alike(folder: Path) -> None:
     apart = ids(folder / "raw", blend.sources[0].validation.pack)  # type: ignore[union-attr]
     assert not ids(source.prefix, source.pack) & apart
     assert ids(source.prefix, source.validation.pack) <= apart
+
+
+def test_the_papers_mix_counts_the_texts_that_are_trained_on(folder: Path) -> None:
+    """A fifth of the texts augmented: by the samples that a text takes on the training side."""
+    sources = {"raw": {"prefix": "raw"}, "augmented": {"prefix": "augmented", "kind": "augmented", "policy": "chains"}}
+    of = {"split": {"validation": 0.3}, "mode": "paper_from_scratch", "train_samples": 1000, "period": 50_000}
+    blend = resolve(settings(sources=sources, **of), folder)
+    assert blend.split is not None
+    train = [not is_validation(text.document_id, blend.split) for text in TEXTS]
+    texts = {"raw": sum(train[:80]), "augmented": sum(2 for n in range(60, 120, 2) if train[n] and train[n + 1])}
+    assert texts["augmented"] < sum(train[60:])  # some are in chains of both sides
+    parts = {"raw": 0.8, "augmented": 0.2}
+    samples = {s.name: parts[s.name] * s.sequences / texts[s.name] for s in blend.sources}
+    for source, share in zip(blend.sources, blend.phases[0].shares, strict=True):
+        assert share / 50_000 == pytest.approx(samples[source.name] / sum(samples.values()), abs=1 / 50_000)
+
+
+def test_a_training_side_shorter_than_a_sequence_is_refused(folder: Path) -> None:
+    """The dataset is longer; what the split leaves of it is not."""
+    of = {"sources": {"more": {"prefix": "more", "weight": 1}}, "seq_length": 512, "split": {"validation": 0.7}}
+    assert read_manifest(folder / "more").tokens > 513
+    told = r"sources\.more: \d+ tokens on the training side of the split, shorter than a sequence and its label \(513\)"
+    with pytest.raises(UserError, match=told):
+        resolve(BlendSettings.model_validate(of), folder)
+    assert resolve(BlendSettings.model_validate({**of, "allow": ["short_source"]}), folder).sources[0].sequences == 1
 
 
 def test_the_plan_counts_what_is_predicted(folder: Path) -> None:

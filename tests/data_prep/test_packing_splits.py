@@ -85,3 +85,14 @@ def test_a_side_without_a_document_is_refused(folder: Path) -> None:
     spec = PackSpec(64, 1, split=SplitSettings(validation=1e-9), side="validation")
     with pytest.raises(UserError, match="nothing to predict on the validation side of the split"):
         pack(folder / "raw", read_manifest(folder / "raw"), spec)
+
+
+def test_a_document_of_no_raw_document_is_trained_on(tmp_path: Path) -> None:
+    """Among such that are not."""
+    save_tokenizer(tmp_path / "tokenizer")
+    name = next(f"doc-{n}" for n in range(200) if is_validation(f"doc-{n}", SPLIT))
+    apart = training_text(Chain("c", (AugmentedText(name, "Die Wand.", (Pair("Was?", "Das."),)),)), seed=1).to_json()
+    none = {**apart, "id": "none", "origins": [], "spans": {"ends": [1], "kinds": ".", "of": [-1]}, "text": "."}
+    source = write_rows(tmp_path / "rows.jsonl", [none, apart, none, none, apart, none])
+    index(IndexSettings(encoder="tokenizers"), [source], tmp_path / "tokenizer", tmp_path / "d")
+    assert sides_of(tmp_path / "d", SPLIT).tolist() == [0, 1, 0, 0, 1, 0]
