@@ -92,11 +92,22 @@ def plan(
     notes = mistakes.notes(run.blend, settings) + mistakes.proxy_notes(run)
     table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
     mistakes.check_epochs({row.source: row.epochs for row in table.rows if row.epochs is not None}, settings)
-    table = replace(table, notes=notes + mistakes.check_texts(run.blend, settings, base_dir))
+    table = replace(table, notes=notes + _of_lineage(run.blend, settings, base_dir))
     out_dir.mkdir(parents=True, exist_ok=True)
     write_blend(run.blend, out_dir / "blend.json")
     write_json(out_dir / "plan.json", table.to_json())
     return table
+
+
+def _of_lineage(blend: Blend, settings: BlendSettings, base_dir: Path) -> tuple[str, ...]:
+    """Notes for what the lineage of the documents tells."""
+    found = mistakes.check_texts(blend, settings, base_dir)
+    if blend.split is None:
+        return found
+    # Imported here: pyarrow is heavy, and a run that only reads a blend does not need it.
+    from data_prep.blend.split_checks import split_notes
+
+    return found + split_notes(blend, settings)
 
 
 def plan_table(
