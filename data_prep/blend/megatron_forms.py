@@ -16,6 +16,7 @@ import shlex
 from collections.abc import Sequence
 from decimal import Context, Decimal
 from pathlib import Path
+from typing import NoReturn
 
 from data_prep.blend.model import Blend
 from data_prep.errors import UserError
@@ -28,8 +29,10 @@ _DIGITS = Context(prec=12)
 def write_forms(blend: Blend, folder: Path, held_out: Sequence[Path] = ()) -> list[Path]:
     """Writes both files for each phase below `folder`, prefixes absolute, and gives their paths.
 
-    Errors: a UserError for a prefix with white space, which Megatron would cut there, and for a proxy run.
+    Errors: a UserError for a prefix with white space, which Megatron would cut there, for a proxy run, and for a split.
     """
+    if blend.split is not None:
+        refuse_split()
     shrunk = [source.name for source in blend.sources if source.sequences < source.of_sequences]
     if shrunk:
         problem = f"'{shrunk[0]}' is shrunk for a proxy run, which Megatron's options cannot say"
@@ -46,6 +49,24 @@ def write_forms(blend: Blend, folder: Path, held_out: Sequence[Path] = ()) -> li
         write_json(paths[1], {"train": train, "valid": valid or None, "test": None})
         written += paths
     return written
+
+
+def refuse_split() -> NoReturn:
+    """The UserError for a blend with a split, whose validation documents Megatron's options cannot leave out."""
+    problem = "Megatron would train on all documents, also on those that the split sets apart"
+    mend = "index them apart and name them in `held_out`, or train through our provider"
+    raise UserError("--megatron", problem, f"{mend} (docs/use_our_blend_in_your_megatron.md)")
+
+
+def not_said(blend: Blend) -> list[str]:
+    """What the blend asks for and Megatron's options cannot say, a line each."""
+    found = []
+    for source in blend.sources:
+        if source.policy != "concatenate":
+            found.append(f"'{source.name}': policy {source.policy} is not said; Megatron cuts its documents anywhere")
+        if source.loss != "all":
+            found.append(f"'{source.name}': loss {source.loss} is not said; Megatron trains on all of its tokens")
+    return found
 
 
 def data_path(blend: Blend, phase: int) -> list[str]:

@@ -66,19 +66,22 @@ def plan(
     """
     from data_prep.blend import plan as run
     from data_prep.blend import read_blend
-    from data_prep.blend.megatron_forms import write_forms
+    from data_prep.blend.megatron_forms import not_said, refuse_split, write_forms
     from megatron_ipt.cli.blend_tables import show_lines, show_plan
 
     wanted = _with_lengths(load_settings(BlendSettings, file, overrides or []), train_tokens, proxy_tokens)
     if megatron is not None and wanted.proxy_tokens is not None:
         problem = "a proxy run shrinks its sources, which Megatron's options cannot say"
         raise UserError("--megatron", problem, "leave one of --proxy-tokens and --megatron out")
+    if megatron is not None and wanted.split is not None:
+        refuse_split()
     show_plan(run(wanted, out, file.parent))
     show_lines([str(out / name) for name in ("blend.json", "plan.json")], "wrote")
     if megatron is not None:
         held_out = [(file.parent / prefix).resolve() for prefix in wanted.held_out.values()]
-        written = write_forms(read_blend(out / "blend.json"), megatron, held_out)
-        show_lines([str(path) for path in written], "wrote")
+        blend = read_blend(out / "blend.json")
+        show_lines([str(path) for path in write_forms(blend, megatron, held_out)], "wrote")
+        show_lines(not_said(blend), "note")
         if wanted.phases:
             show_lines(["Megatron takes one set of weights a run: a pair of files for each phase"], "note")
 

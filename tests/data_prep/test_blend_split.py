@@ -9,6 +9,7 @@ from small_dataset import save_tokenizer, training_text, write_rows
 
 from data_prep.blend import append, open_source, plan, read_blend, resolve
 from data_prep.blend.file import open_validation, pack_paths
+from data_prep.blend.megatron_forms import write_forms
 from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.lineage import read_lineage
@@ -68,6 +69,12 @@ def test_no_raw_document_is_on_both_sides_of_any_source(folder: Path) -> None:
     tables = {source.pack for source in blend.sources}
     tables |= {source.validation.pack for source in blend.sources if source.validation}
     assert len(tables) == 4 and {path.name for path in pack_paths(blend)} == tables
+
+
+def test_megatrons_options_cannot_say_a_split(folder: Path) -> None:
+    with pytest.raises(UserError, match="train on all documents, also on those that the split sets apart"):
+        write_forms(resolve(settings(split={"validation": 0.3}), folder), folder / "forms")
+    assert not (folder / "forms").exists()
 
 
 def test_the_split_is_part_of_what_a_run_has_seen(folder: Path) -> None:

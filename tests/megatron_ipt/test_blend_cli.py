@@ -9,10 +9,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from data_prep.errors import UserError
+from data_prep.indexing.ragged import ragged
+from data_prep.indexing.spans import LETTERS, Runs, SpansWriter
+from data_prep.indexing.writer import IndexedDatasetWriter
+from data_prep.manifest import read_manifest
 from megatron_ipt.cli.main import app
 from megatron_ipt.data.stream import BlendStream
 
@@ -34,6 +39,25 @@ def folder(tmp_path: Path, write_dataset: Any) -> Path:
         write_dataset(tmp_path / name, [[*range(step, 60 * step, step), 0]] * 6)
     (tmp_path / "blend.yaml").write_text(FILE)
     return tmp_path
+
+
+def rendered_source(folder: Path, classes: str = "tqa", documents: int = 6, size: int = 5) -> None:
+    """The dataset `aug`: in each document a run of `size` tokens of each class (letters of PREFIX.spans), and EOD."""
+    manifest = read_manifest(folder / "one")
+    length, kinds = size * len(classes) + 1, np.array([LETTERS.index(letter) for letter in (*classes, "c")], "u1")
+    with IndexedDatasetWriter(folder / "aug", manifest.tokenizer.vocab_size) as writer:
+        writer.add_documents(ragged([np.array([*range(1, length), 0])] * documents))
+        bin_hashes, idx_hashes = writer.finish()
+        writer.commit()
+    with SpansWriter(folder / "aug") as writer_of_spans:
+        ends = np.array([*range(size, length, size), length], "<i4")
+        for _ in range(documents):
+            writer_of_spans.add(Runs(np.array([len(kinds)]), ends, np.zeros(len(kinds), "<i4"), kinds))
+        spans = writer_of_spans.finish()
+        writer_of_spans.commit()
+    counts = {"documents": documents, "tokens": documents * length, "text_bytes": 4 * documents * length}
+    made = manifest.model_copy(update={"bin": bin_hashes, "idx": idx_hashes, "spans": spans, **counts})
+    made.write(folder / "aug")
 
 
 def ipt(*arguments: object) -> tuple[int, str]:
@@ -206,6 +230,10 @@ def test_a_blend_alone_needs_to_be_told_where(folder: Path) -> None:
         (("--train-tokens", "1G"), "--train-tokens: '1G' is not a count"),
         (("--train-tokens", "0"), "--train-tokens: '0' is below 1"),
         (("--proxy-tokens", "320", "--megatron", "x"), "a proxy run shrinks its sources"),
+        (
+            ("--megatron", "x", "split.validation=0.1"),
+            r"train on all documents, .* that the split sets apart; index them",
+        ),
     ],
 )
 def test_options_of_plan_are_held(folder: Path, options: tuple[str, ...], told: str) -> None:
@@ -239,6 +267,22 @@ def test_megatron_reads_its_forms_as_they_are_meant(folder: Path) -> None:
     assert whole == [train_blend, None]
     assert split == [None, [train_blend, [[str(folder / "three")], [1.0]], None]]
     assert (folder / "forms/phase-2/data_args.txt").read_text() == f"1 {folder / 'two'}\n"
+
+
+def test_what_megatrons_options_cannot_say_is_told(folder: Path) -> None:
+    told = ipt("plan", folder / "blend.yaml", folder / "out", "--megatron", folder / "forms")[1]
+    assert "is not said" not in told
+    rendered_source(folder)
+    changes = ("sources.two.prefix=aug", "sources.two.policy=chains", "sources.two.loss=answers")
+    code, told = ipt("plan", folder / "blend.yaml", folder / "out", *changes, "--megatron", folder / "forms")
+    lines = [line for line in told.splitlines() if "is not said" in line]
+    assert (code, lines) == (
+        0,
+        [
+            "note: 'two': policy chains is not said; Megatron cuts its documents anywhere",
+            "note: 'two': loss answers is not said; Megatron trains on all of its tokens",
+        ],
+    )
 
 
 def test_a_prefix_that_megatron_would_cut_is_refused(folder: Path, write_dataset: Any) -> None:
