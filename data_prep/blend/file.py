@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from data_prep import packing
 from data_prep.blend.model import BLEND_FORMAT_VERSION, Blend, BlendPhase, BlendSource, Place, ValidationSet
+from data_prep.blend.packed import check_spans
 from data_prep.blend.phases import Resolved, schedule_run
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader, open_dataset
@@ -68,6 +69,8 @@ def resolve_run(settings: BlendSettings, base_dir: Path, tokenizer_dir: Path | N
     for name, manifest in manifests.items():
         if not short:
             _check_length(name, manifest.tokens, settings.seq_length)
+    for name, manifest in manifests.items():
+        check_spans(name, settings.sources[name], manifest)
     for prefix in prefixes.values():
         verify(prefix)  # reads every byte, so what is refused at a glance comes first
     spec = packing.PackSpec(settings.seq_length, settings.seed, split=settings.split)

@@ -12,6 +12,7 @@ from data_prep.blend import mistakes
 from data_prep.blend.file import resolve_run
 from data_prep.blend.history import write_blend
 from data_prep.blend.model import Blend, BlendSource
+from data_prep.blend.packed import packed, packing_flags
 from data_prep.manifest import write_json
 from data_prep.settings import BlendSettings
 
@@ -25,8 +26,10 @@ class PlanRow:
 
     `weight` as given, in `unit`, which is a mode's name where a mode decided (`weight` is the share then); of the
     whole run, that of the first phase which draws it.  `share` of samples, and so of tokens.  `tokens` and `sequences`
-    are those that the run uses, fewer than there are in a proxy run.  `epochs` is fractional; `effective_tokens` counts
-    repeated tokens at what they are worth, from the run's begin to the end of the row.
+    are those that the run uses, fewer than there are in a proxy run.  `tokens_drawn` counts the tokens that are
+    predicted, padding and first tokens not among them.  `epochs` is fractional; `effective_tokens` counts what is drawn
+    again at what it is worth, from the run's begin to the end of the row.  `packing` is what packed.py tells,
+    in the rows of the whole run.
     """
 
     source: str
@@ -42,6 +45,7 @@ class PlanRow:
     flags: tuple[str, ...]
     kind: str = "raw"
     unit: str = "weight"
+    packing: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,22 @@ def plan(
     notes = mistakes.notes(run.blend, settings) + mistakes.proxy_notes(run)
     table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
     mistakes.check_epochs({row.source: row.epochs for row in table.rows if row.epochs is not None}, settings)
-    table = replace(table, notes=notes + _of_lineage(run.blend, settings, base_dir))
+    table = replace(
+        table, rows=_with_packing(table, run.blend), notes=notes + _of_lineage(run.blend, settings, base_dir)
+    )
     out_dir.mkdir(parents=True, exist_ok=True)
     write_blend(run.blend, out_dir / "blend.json")
     write_json(out_dir / "plan.json", table.to_json())
     return table
+
+
+def _with_packing(table: PlanTable, blend: Blend) -> tuple[PlanRow, ...]:
+    """The rows of the whole run with what packing made of their sources."""
+    rows = []
+    for row, source in zip(table.rows, blend.sources, strict=True):
+        found = packed(source, blend.seq_length)
+        rows.append(replace(row, packing=found, flags=row.flags + packing_flags(source, found)))
+    return tuple(rows)
 
 
 def _of_lineage(blend: Blend, settings: BlendSettings, base_dir: Path) -> tuple[str, ...]:
@@ -186,9 +201,9 @@ def _row(
     seq_length: int,
     caps: Caps,
 ) -> PlanRow:
-    # A pass over N sequences predicts each token but the first, fewer than N * seq_length.
+    # A pass over N sequences predicts fewer tokens than N * seq_length: not the first, and not what chains mask.
     used = source.sequences / source.of_sequences
-    tokens = round(source.tokens * used)
+    tokens, labels = round(source.tokens * used), (source.labels or source.tokens - 1) * used
     epochs = None if drawn is None else drawn / source.sequences
     until = None if drawn is None else (before + drawn) / source.sequences
     return PlanRow(
@@ -199,9 +214,9 @@ def _row(
         share=share,
         sequences=source.sequences,
         samples_drawn=drawn,
-        tokens_drawn=None if epochs is None else round(epochs * (source.labels or source.tokens - 1) * used),
+        tokens_drawn=None if epochs is None else round(epochs * labels),
         epochs=epochs,
-        effective_tokens=None if until is None else effective_tokens(source.tokens * used, until),
+        effective_tokens=None if until is None else effective_tokens(labels, until),
         flags=_flags(source, until, seq_length, caps),
         kind=source.kind,
         unit=amount[0],

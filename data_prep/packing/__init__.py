@@ -35,6 +35,8 @@ from data_prep.packing.table import PACK_FORMAT_VERSION, PackReport, PackTable, 
 from data_prep.settings import SplitSettings
 
 __all__ = [
+    "BOTH_SIDES",
+    "OTHER_SIDE",
     "SIDES",
     "PackReport",
     "PackSpec",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data_prep.blend.packed import packing_line
 from data_prep.blend.plan import PlanRow, PlanTable
 from data_prep.settings import AMOUNT_UNITS
 from megatron_ipt.cli import tables
@@ -12,7 +13,7 @@ _COLUMNS = ("source", "kind", "documents", "tokens", "asked for", "share", "toke
 
 
 def show_plan(table: PlanTable) -> None:
-    """A table of each phase, where there are several, and of the whole run; then flags and notes, a line each."""
+    """A table of each phase, where there are several, and of the whole run; then packing, flags and notes by line."""
     length = "length not given: no epochs"
     if table.train_samples:
         length = f"{_tokens(table.train_samples, table)} in {table.train_samples:,} samples"
@@ -28,6 +29,8 @@ def show_plan(table: PlanTable) -> None:
     tables.show(
         title, _COLUMNS, [_cells(row, "as above" if len(table.phases) > 1 else asked(row)) for row in table.rows]
     )
+    told = {row.source: packing_line(row.packing) for row in table.rows if row.packing is not None}
+    show_lines([f"{name}: {line}" for name, line in told.items() if line], "packing")
     show_lines([f"{row.source}: {flag}" for row in table.rows for flag in row.flags], "flag")
     show_lines(table.notes, "note")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from data_prep.blend.packed import packing_line
 from data_prep.blend.plan import PlanRow, PlanTable
 from data_prep.records import AugmentedText
 from data_prep.settings import AMOUNT_UNITS
@@ -147,7 +148,9 @@ def blend(plan: PlanTable) -> Section:
     ]
     note = "Effective tokens count a repeated token at what it is worth beside a fresh one (arXiv 2305.16264, eq. 5)."
     shares = table("blend-plan", "What each source gives to the run", columns, rows)
-    told = (f"{drawn} {warning}", *(f"Note: {line}." for line in plan.notes), note)
+    packings = [(row.source, packing_line(row.packing)) for row in plan.rows if row.packing is not None]
+    packed = (f"Packing of {source}: {line}." for source, line in packings if line)
+    told = (f"{drawn} {warning}", *packed, *(f"Note: {line}." for line in plan.notes), note)
     return Section("blend", "Blend", told, tables=(shares,))
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from data_prep.blend import plan
 from data_prep.errors import UserError
-from data_prep.indexing.spans import LETTERS, Runs, SpansWriter
+from data_prep.indexing.spans import LETTERS, Runs, SpansReader, SpansWriter
 from data_prep.packing import Piece
+from data_prep.packing.labels import count_labels
 from data_prep.settings import BlendSettings
 from megatron_ipt.data import stream as streams
 from megatron_ipt.data.policy import Counted
@@ -92,6 +93,8 @@ def test_policies_of_any_pieces(tmp_path: Path, write_dataset: Any) -> None:
             pieces.append(piece)
             expected.append(plainly(letters, policy)[start : start + piece.length])
             assert counted.of([piece]).tolist() == expected[-1], (policy, letters, piece)
+        whole = sum(plainly(letters, policy).count(True) for letters in documents)
+        assert count_labels(SpansReader(prefix), policy) == whole  # type: ignore[arg-type]
         for first in range(0, 300, 7):
             together = [counts for part in expected[first : first + 7] for counts in part]
             assert counted.of(pieces[first : first + 7]).tolist() == together

@@ -248,6 +248,20 @@ def test_hostile_names_are_text(make: Callable[..., Page]) -> None:
     assert "3 raw texts stand in both" in page.text
 
 
+def test_what_packing_lost_is_told(make: Callable[..., Page]) -> None:
+    def spoil(paths: RunPaths) -> None:
+        lost = {"pairs of a text longer than a sequence": 1204, "documents of the other side of the split": 9}
+        counts = {"documents": 17, "cut_documents": 5, "repeated_tokens": 0, "padding_share": 0.0213, "dropped": lost}
+        rows = [{**row, "packing": counts} if row["source"] == "augmented" else row for row in PLAN["rows"]]
+        _json(paths.blend.with_name("plan.json"), {**PLAN, "rows": rows})
+
+    told = (
+        "Packing of augmented: 2.1% padding; 5 of 17 documents cut; in no sequence: 1,204 pairs of a text longer than"
+    )
+    page = make(spoil)
+    assert told in page.text and "Packing of raw" not in page.text
+
+
 def test_all_sections_in_the_order_of_the_flow(make: Callable[..., Page]) -> None:
     page = make()
     assert page.sections() == ["raw-text", "pairs", "examples", "blend", "training", "evaluation", "costs"]
