@@ -12,6 +12,7 @@ import pytest
 from data_prep.blend import open_source, plan, read_blend, resolve, verify_draws
 from data_prep.blend.plan import REPEAT_DECAY, effective_tokens
 from data_prep.errors import UserError
+from data_prep.manifest import content_hash
 from data_prep.settings import BlendSettings
 
 LARGE = [[1, 2, 3, 4, 5, 6, 0]] * 30
@@ -142,6 +143,20 @@ def test_edited_damaged_and_newer_blends_are_refused(folder: Path) -> None:
             read_blend(path)
     with pytest.raises(UserError, match="no such blend"):
         read_blend(folder / "blend.json")
+
+
+def test_a_blend_whose_samples_are_not_those_of_its_hash_is_refused(folder: Path) -> None:
+    """Though its content fits the hash of the file: a seed written in by a tool that signs what it writes."""
+    plan(settings(), folder / "out", folder)
+    path = folder / "out/blend.json"
+    content = orjson.loads(path.read_bytes())
+    content.pop("hash")
+    content["seed"] += 1
+    path.write_bytes(orjson.dumps({**content, "hash": content_hash(content)}))
+    with pytest.raises(
+        UserError, match=r"blend\.json: its blend hash is not that of its content; run `ipt blend plan`"
+    ):
+        read_blend(path)
 
 
 def test_a_table_of_another_number_of_sequences_is_refused(folder: Path) -> None:

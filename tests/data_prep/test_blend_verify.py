@@ -95,6 +95,15 @@ def test_a_proxy_run_repeats_its_data_as_the_real_run_does(folder: Path) -> None
         assert open_source(source)[1].sequences == source.of_sequences > source.sequences
 
 
+def test_phases_of_a_proxy_start_sooner_in_proportion(folder: Path) -> None:
+    phases = ({"from_tokens": 16_000, "sources": {"large": {"weight": 1}}},)
+    starts = []
+    for proxy in (None, 16_000):
+        plan(settings(folder, train_tokens=64_000, phases=phases, proxy_tokens=proxy), folder / "out")
+        starts.append([phase.first_sample for phase in read_blend(folder / "out/blend.json").phases])
+    assert starts == [[0, 1000], [0, 250]]
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -168,6 +168,29 @@ def test_filling_takes_whole_texts_of_the_next_document(tmp_path: Path) -> None:
     assert (filled.report.cut_documents, bare.report.cut_documents) == (1, 0)
 
 
+def of_units(*lengths: int) -> Made:
+    """A document of texts with a question of one token each."""
+    runs = [
+        (kind, of, size) for of, length in enumerate(lengths) for kind, size in (("text", length - 1), ("question", 1))
+    ]
+    return Made(tuple(runs), {of: of for of in range(len(lengths))})
+
+
+def test_the_oldest_stays_whole_where_a_beginning_of_another_fits_beside_it(tmp_path: Path) -> None:
+    table = packed(tmp_path, [of_units(10, 10), of_units(8, 14)], 27, 2)
+    found = [[(p.document, p.offset, p.length) for p in table.pieces(n)] for n in range(table.sequences)]
+    assert found == [[(0, 0, 20), (1, 0, 8)], [(1, 8, 14)]]
+    assert table.report.cut_documents == 1
+
+
+def test_a_document_that_is_cut_again_is_counted_once(tmp_path: Path) -> None:
+    """The first text fills what 18 of 28 tokens leave; nothing fits beside the other two, so that they are cut too."""
+    table = packed(tmp_path, [of_units(18), of_units(10, 12, 5), of_units(25)], 27, 3)
+    found = [[(p.document, p.offset, p.length) for p in table.pieces(n)] for n in range(table.sequences)]
+    assert found == [[(0, 0, 18), (1, 0, 10)], [(1, 10, 12), (1, 22, 5)], [(2, 0, 25)]]
+    assert table.report.cut_documents == 1
+
+
 def test_through_rendering_and_indexing(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "tokenizer")
     chains = [

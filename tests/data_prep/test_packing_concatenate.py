@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from data_prep.order import Permutation
 from data_prep.packing import PackSpec, Piece, open_pack, pack, pack_path
 from data_prep.packing.concatenate import concatenate
 from data_prep.packing.splits import SIDES
+from data_prep.packing.table import HEADER, PACK_FORMAT_VERSION, PackReport, PackWriter
 from data_prep.settings import SplitSettings
 
 LENGTHS = st.lists(st.integers(0, 20), min_size=1, max_size=40)
@@ -103,6 +105,40 @@ def test_one_token_is_refused(tmp_path: Path, write_dataset) -> None:
     manifest = write_dataset(tmp_path / "d", [[1]])
     with pytest.raises(UserError, match="nothing to predict"):
         pack(tmp_path / "d", manifest, PackSpec(4, 1))
+
+
+def test_a_damaged_table_is_not_packed_with(tmp_path: Path, write_dataset) -> None:
+    manifest = write_dataset(tmp_path / "d", [[1, 2, 3], [4, 5, 0]])
+    path = pack(tmp_path / "d", manifest, PackSpec(2, 1)).path
+    content = bytearray(path.read_bytes())
+    content[HEADER.size] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged: its bytes do not fit the hash at its end; delete the file"):
+        pack(tmp_path / "d", manifest, PackSpec(2, 1))
+
+
+def test_a_table_of_another_version_is_refused(tmp_path: Path, write_dataset) -> None:
+    """Though it is whole, and of the same form."""
+    manifest = write_dataset(tmp_path / "d", [[1, 2, 3], [4, 5, 0]])
+    path = pack(tmp_path / "d", manifest, PackSpec(2, 1)).path
+    for version in (PACK_FORMAT_VERSION - 1, PACK_FORMAT_VERSION + 1):
+        content = bytearray(path.read_bytes()[:-16])
+        content[8:16] = version.to_bytes(8, "little")
+        path.write_bytes(bytes(content) + xxhash.xxh3_128_digest(bytes(content)))
+        with pytest.raises(UserError, match=f"not a pack table of version {PACK_FORMAT_VERSION}; delete the file"):
+            open_pack(path, check_bytes=True)
+
+
+def test_a_number_beyond_32_bits_is_refused(tmp_path: Path) -> None:
+    most = (1 << 32) - 1
+    with PackWriter(tmp_path / "most") as writer:
+        writer.add(np.array([1]), np.array([[most, 0, 2]]))
+        writer.finish(PackReport())
+    assert open_pack(tmp_path / "most").pieces(0) == [Piece(most, 0, 2)]
+    told = "a number of 4294967296 does not fit into 32 bits"
+    with pytest.raises(UserError, match=told), PackWriter(tmp_path / "more") as writer:
+        writer.add(np.array([1]), np.array([[0, most + 1, 2]]))
+    assert not list(tmp_path.glob("more*"))
 
 
 def test_damage_is_found_and_named(tmp_path: Path, write_dataset) -> None:
