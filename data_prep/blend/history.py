@@ -112,6 +112,8 @@ def _unlike_sources(one: BlendSource, other: BlendSource) -> list[str]:
     if one.data_hash != other.data_hash:
         counts = f"{one.documents:,} documents of {one.tokens:,} tokens and {other.documents:,} of {other.tokens:,}"
         told.append(f"source '{one.name}' has other data ({counts})")
+    elif one.lineage_hash != other.lineage_hash:
+        told.append(f"source '{one.name}': its documents have another lineage, which its pack table was made from")
     for name in ("loss", "policy", "sequences"):
         if getattr(one, name) != getattr(other, name):
             told.append(f"source '{one.name}': {name} {getattr(one, name)} and {getattr(other, name)}")
@@ -140,7 +142,7 @@ def _shares(blend: Blend, phase: int) -> dict[str, float]:
 
 def _identities(blend: Blend, known: dict[object, int]) -> np.ndarray:
     """A number for each source, the same for sources that give the same samples, int64 [sources]."""
-    keys = ((s.name, s.data_hash, s.sequences, s.loss, s.policy) for s in blend.sources)
+    keys = ((s.name, s.data_hash, s.lineage_hash, s.sequences, s.loss, s.policy) for s in blend.sources)
     return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
 
 

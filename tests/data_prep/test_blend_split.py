@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_dataset import save_tokenizer, training_text, write_rows
 
-from data_prep.blend import append, open_source, plan, read_blend, resolve
+from data_prep.blend import append, differences, first_difference, open_source, plan, read_blend, resolve
 from data_prep.blend.file import open_validation, pack_paths
 from data_prep.blend.megatron_forms import write_forms
 from data_prep.errors import UserError
@@ -165,6 +165,17 @@ def test_other_ids_of_the_same_texts_are_another_split(tmp_path: Path) -> None:
         opened(apart[1])
         with pytest.raises(UserError, match="lineage was written again after the blend was planned"):
             opened(apart[0])
+
+
+def test_another_lineage_is_another_past(folder: Path) -> None:
+    """Though the tables have as many sequences."""
+    blend = resolve(settings(split={"validation": 0.3}), folder)
+    raw, augmented = blend.sources
+    other = blend.with_changes(sources=(raw, augmented.model_copy(update={"lineage_hash": "0" * 32})))
+    first = next(sample for sample in range(99) if blend.locate(sample).source == 1)
+    assert first_difference(blend, blend) is None and first_difference(blend, other) == first
+    (told,) = differences(blend, other)
+    assert told == "source 'augmented': its documents have another lineage, which its pack table was made from"
 
 
 def test_a_split_of_a_dataset_without_lineage_is_refused(tmp_path: Path, write_dataset) -> None:
