@@ -96,33 +96,30 @@ def plan(
     notes = mistakes.notes(run.blend, settings) + mistakes.proxy_notes(run)
     table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
     mistakes.check_epochs({row.source: row.epochs for row in table.rows if row.epochs is not None}, settings)
-    table = replace(
-        table, rows=_with_packing(table, run.blend), notes=notes + _of_lineage(run.blend, settings, base_dir)
-    )
+    table = replace(table, notes=notes + mistakes.check_texts(run.blend, settings, base_dir))
+    table = with_packing(replace(table, notes=table.notes + _split_notes(run.blend, settings)), run.blend)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_blend(run.blend, out_dir / "blend.json")
     write_json(out_dir / "plan.json", table.to_json())
     return table
 
 
-def _with_packing(table: PlanTable, blend: Blend) -> tuple[PlanRow, ...]:
-    """The rows of the whole run with what packing made of their sources."""
+def with_packing(table: PlanTable, blend: Blend) -> PlanTable:
+    """The plan with what packing made of the sources, in the rows of the whole run; reads their tables and spans."""
     rows = []
     for row, source in zip(table.rows, blend.sources, strict=True):
         found = packed(source, blend.seq_length)
         rows.append(replace(row, packing=found, flags=row.flags + packing_flags(source, found)))
-    return tuple(rows)
+    return replace(table, rows=tuple(rows))
 
 
-def _of_lineage(blend: Blend, settings: BlendSettings, base_dir: Path) -> tuple[str, ...]:
-    """Notes for what the lineage of the documents tells."""
-    found = mistakes.check_texts(blend, settings, base_dir)
+def _split_notes(blend: Blend, settings: BlendSettings) -> tuple[str, ...]:
     if blend.split is None:
-        return found
+        return ()
     # Imported here: pyarrow is heavy, and a run that only reads a blend does not need it.
     from data_prep.blend.split_checks import split_notes
 
-    return found + split_notes(blend, settings)
+    return split_notes(blend, settings)
 
 
 def plan_table(
