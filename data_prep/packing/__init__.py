@@ -9,7 +9,8 @@ order (stretches.py).  With a split (splits.py) a table holds the documents of o
 The table depends on the dataset and the spec, on nothing of a run; their hash is in its name, `PREFIX.pack-<hash>`
 (table.py).  The lineage counts as part of the dataset where it is read: with a split, since ids say on which side
 documents are, and by policy `chains`, since it tells which text a pair is about (pair_order.py).  Building streams:
-memory grows by a byte a document where there is a split, else not at all, besides the pages of the .idx.
+memory grows by a byte a document where there is a split, by eight for each document whose pairs come first as only the
+lineage tells, else not at all, besides the pages of the .idx.
 """
 
 from __future__ import annotations

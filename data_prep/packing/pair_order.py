@@ -62,6 +62,7 @@ def pair_order(prefix: Path, spans: SpansReader, has_lineage: bool) -> PairOrder
                 pairs_first.append(start + doubtful.document[about > doubtful.text])
                 untold.append(start + doubtful.document[about < doubtful.text])
             start = stop
+            spans.forget_pages()
     return PairOrder(np.concatenate(pairs_first), np.concatenate(untold))
 
 
