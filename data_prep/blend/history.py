@@ -17,6 +17,8 @@ from data_prep.errors import UserError
 
 # Samples compared at once.
 _SCAN = 1 << 20
+# Pack tables differ with the format of the blend and with its split, even where they have as many sequences.
+_OF_ALL_SAMPLES = ("format_version", "seq_length", "seed", "tokenizer", "split")
 
 
 def write_blend(blend: Blend, path: Path) -> None:
@@ -38,6 +40,11 @@ def differences(one: Blend, other: Blend) -> list[str]:
         for name in ("seq_length", "seed")
         if getattr(one, name) != getattr(other, name)
     ]
+    if one.format_version != other.format_version:
+        formats = f"format_version {one.format_version} and {other.format_version}"
+        told.append(f"{formats}: documents stand in another order in their pack tables")
+    if one.split != other.split:
+        told.append(f"split {_split(one)} and {_split(other)}")
     for name, mine in one.tokenizer:
         if mine != getattr(other.tokenizer, name):
             told.append(f"tokenizer {name} {mine} and {getattr(other.tokenizer, name)}")
@@ -47,6 +54,8 @@ def differences(one: Blend, other: Blend) -> list[str]:
     for name in before:
         if name in after:
             told += _unlike_sources(before[name], after[name])
+    if before.keys() == after.keys() and list(before) != list(after):
+        told.append(f"the order of the sources, {', '.join(before)} and {', '.join(after)}")
     return told + _unlike_phases(one, other)
 
 
@@ -55,7 +64,7 @@ def first_difference(one: Blend, other: Blend) -> int | None:
 
     Exact, but for two places that hold the same tokens.
     """
-    if (one.seq_length, one.seed, one.tokenizer) != (other.seq_length, other.seed, other.tokenizer):
+    if any(getattr(one, name) != getattr(other, name) for name in _OF_ALL_SAMPLES):
         return 0
     known: dict[object, int] = {}
     mine, theirs = (_identities(blend, known) for blend in (one, other))
@@ -105,6 +114,10 @@ def _hash_of(path: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return told if isinstance(told, str) else None
+
+
+def _split(blend: Blend) -> str:
+    return f"{blend.split.validation:g} of seed {blend.split.seed}" if blend.split else "none"
 
 
 def _unlike_sources(one: BlendSource, other: BlendSource) -> list[str]:

@@ -12,10 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from data_prep.blend import append, check_continues, differences, first_difference, plan, read_blend, write_blend
-from data_prep.blend.model import Blend
+from data_prep.blend.model import Blend, BlendPhase
 from data_prep.errors import UserError
 from data_prep.manifest import content_hash
-from data_prep.settings import BlendSettings
+from data_prep.settings import BlendSettings, SplitSettings
 
 PERIOD = 60
 STEPS = {"one": 1, "two": 2, "new": 3}
@@ -111,6 +111,61 @@ def test_the_first_difference_is_the_first(folder: Path, one: int, other: int, s
         assert first_difference(second, first) == expected
         if expected is not None:
             assert differences(first, second)
+
+
+def test_phases_of_unlike_periods_are_compared_to_their_common_multiple(folder: Path) -> None:
+    """From sample 11 on 12 and 13 samples repeat, alike for longer than either."""
+    one = planned(folder, one=1, two=11)
+    one = one.with_changes(phases=(BlendPhase(first_sample=0, shares=(1, 11)),))
+    other = one.with_changes(phases=(*one.phases, BlendPhase(first_sample=11, shares=(1, 12))))
+    mine, theirs = (places(blend, 11 + 12 * 13) for blend in (one, other))
+    expected = next(sample for sample in range(len(mine)) if mine[sample] != theirs[sample])
+    assert expected >= 11 + 13
+    assert (first_difference(one, other), first_difference(other, one)) == (expected, expected)
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss", "answers"), ("policy", "chains"), ("data_hash", "0" * 32)])
+def test_another_reading_of_a_source_differs_from_its_first_sample_on(folder: Path, name: str, value: str) -> None:
+    blend = planned(folder, one=3, two=1)
+    one, two = blend.sources
+    other = blend.with_changes(sources=(one, two.model_copy(update={name: value})))
+    expected = next(sample for sample in range(PERIOD) if places(blend, PERIOD)[sample][0] == "two")
+    assert expected > 0
+    assert first_difference(blend, other) == expected
+    (told,) = differences(blend, other)
+    assert told.startswith("source 'two'")
+
+
+def test_another_split_or_format_is_other_data_from_the_begin(folder: Path) -> None:
+    """Though all sources have as many sequences; documents stand elsewhere in their pack tables."""
+    blend = planned(folder, one=3, two=1)
+    split, of_seed = (SplitSettings(validation=0.1, seed=seed) for seed in (1, 2))
+    for changes, told in (
+        ({"split": split}, ["split none and 0.1 of seed 1"]),
+        ({"format_version": 1}, ["format_version 2 and 1: documents stand in another order in their pack tables"]),
+        ({"split": of_seed, "format_version": 1}, ["format_version", "split none and 0.1 of seed 2"]),
+    ):
+        other = blend.with_changes(**changes)
+        assert blend.hash != other.hash
+        assert first_difference(blend, other) == first_difference(other, blend) == 0
+        found = differences(blend, other)
+        assert len(found) == len(told)
+        assert all(line.startswith(start) for line, start in zip(found, told, strict=True))
+        other._folder = blend._folder
+        write_blend(blend, folder / "out/blend.json")
+        write_blend(other, folder / "out/blend.json")
+        replaced = read_blend(folder / "out/blend.json")
+        with pytest.raises(UserError, match=rf"differs from sample 0 on .*{told[0][:5]}"):
+            check_continues(replaced, blend.hash, 1, RUN)
+    one, other = (blend.with_changes(split=of) for of in (split, of_seed))
+    assert one.hash != other.hash != blend.hash
+    assert (first_difference(one, other), differences(one, other)) == (0, ["split 0.1 of seed 1 and 0.1 of seed 2"])
+
+
+def test_the_order_of_the_sources_is_said(folder: Path) -> None:
+    one, other = planned(folder, one=1, two=1), planned(folder, two=1, one=1)
+    assert first_difference(one, other) == 0
+    assert differences(one, other) == ["the order of the sources, one, two and two, one"]
 
 
 def test_what_is_unlike_is_said(folder: Path) -> None:
