@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.blend import mistakes
+from data_prep.blend.checks import Checks, write_plan
 from data_prep.blend.file import resolve_run
 from data_prep.blend.history import write_blend
 from data_prep.blend.model import Blend, BlendSource
 from data_prep.blend.packed import packed, packing_flags
-from data_prep.manifest import write_json
 from data_prep.settings import BlendSettings
 
 # Muennighoff et al. 2023 (arXiv 2305.16264), R*_D: repeats after which repeated data is worth 1 - 1/e of fresh.
@@ -70,6 +70,11 @@ class PlanTable:
     notes: tuple[str, ...] = ()
     proxy_of: int | None = None
 
+    @property
+    def epochs(self) -> dict[str, float]:
+        """Source -> passes over it, of a run of known length."""
+        return {row.source: row.epochs for row in self.rows if row.epochs is not None}
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -92,15 +97,16 @@ def plan(
     `settings.allow` does not name.
     """
     run = resolve_run(settings, base_dir, tokenizer_dir)
-    caps = {name: source.max_epochs for name, source in settings.sources.items() if source.max_epochs}
-    notes = mistakes.notes(run.blend, settings) + mistakes.proxy_notes(run)
-    table = plan_table(run.blend, run.samples, settings.max_epochs, caps, notes=notes, proxy_of=run.proxy_of)
-    mistakes.check_epochs({row.source: row.epochs for row in table.rows if row.epochs is not None}, settings)
-    table = replace(table, notes=notes + mistakes.check_texts(run.blend, settings, base_dir))
+    checks = Checks.of(settings, base_dir)
+    notes = mistakes.notes(run.blend, checks) + mistakes.proxy_notes(run)
+    caps = (checks.max_epochs, checks.own_epochs)
+    table = plan_table(run.blend, run.samples, *caps, notes=notes, proxy_of=run.proxy_of)
+    mistakes.check_epochs(table.epochs, checks)
+    table = replace(table, notes=notes + mistakes.check_texts(run.blend, checks))
     table = with_packing(replace(table, notes=table.notes + _split_notes(run.blend, settings)), run.blend)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_blend(run.blend, out_dir / "blend.json")
-    write_json(out_dir / "plan.json", table.to_json())
+    write_plan(out_dir / "plan.json", table.to_json(), checks)
     return table
 
 
