@@ -109,6 +109,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     fresh = card is None or (train.finetune and start is not None and start.parent != save)
     iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
     starts.verify_data(stream, held_out, seed=iteration)
+    starts.check_held_out(stream, held_out, recipe, None if fresh else card)
     if card is not None:
         starts.check_continues(card, architecture, vocab_size, None if fresh else stream.blend, start)
 

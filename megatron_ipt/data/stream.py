@@ -116,7 +116,7 @@ class SequentialStream:
             raise UserError(prefix, "a dataset of one token has nothing to predict", "give more text")
         self.seq_length, self.name, self.prefix = seq_length, name or prefix.name, prefix
         self.text_bytes, self.tokens = manifest.text_bytes, manifest.tokens
-        self.tokenizer, self._reset = manifest.tokenizer, reset_position_ids
+        self.tokenizer, self.data_hash, self._reset = manifest.tokenizer, manifest.data_hash, reset_position_ids
         self._ends = np.cumsum(self._reader.document_lengths())
 
     def __len__(self) -> int:

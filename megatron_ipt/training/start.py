@@ -12,6 +12,8 @@ from pydantic_core import to_jsonable_python
 
 from data_prep import blend as blends
 from data_prep import packing
+from data_prep.blend import mistakes
+from data_prep.blend.checks import read_plan
 from data_prep.blend.file import pack_paths
 from data_prep.errors import UserError
 from data_prep.indexing.verify import verify_sample
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 BLOCKS = 4
 """Blocks (64 MiB) of a dataset that a rank reads at the start of training: about a tenth of a second each."""
+
+WHERE_PLANNED = mistakes.Words(allow="say allow: [{}] where the blend is planned")
 
 
 def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, tuple[HeldOut, ...]]:
@@ -88,6 +92,44 @@ def verify_data(stream: BlendStream, held_out: Sequence[HeldOut], seed: int) -> 
 
     for fault in filter(None, parallel.on_all(share)):
         raise fault
+
+
+def check_held_out(
+    stream: BlendStream, held_out: Sequence[HeldOut], recipe: Recipe, card: RunCard | None = None
+) -> None:
+    """Main rank looks for held-out text in the blend's sources; a warning is logged where that could not be checked.
+
+    Passed over are the validation sets of the blend's own split, sets that plan.json says were checked with it, and all
+    of them where `card` is of a run that began with the same ones and goes on with the same blend.
+    Errors: a UserError on all ranks for a set of which a text is trained on, unless the recipe's blend, or the plan,
+    has it in `allow`.
+    """
+    blend, train = stream.blend, section(recipe, "train")
+    if card is not None and card.blend_hash == blend.hash and not _held_out_changed(card, train):
+        return
+    _, checks = read_plan(blend.folder / "plan.json", blend) if blend.folder else (None, None)
+    known = {held.data_hash for held in checks.held_out.values()} if checks else set()
+    allow = {*(checks.allow if checks else ()), *(recipe.blend.allow if recipe.blend else ())}
+    named = [each for each in held_out if isinstance(each, SequentialStream) and each.data_hash not in known]
+
+    def found() -> UserError | list[str]:
+        try:
+            where = [(f"train.held_out, set '{each.name}'", each.prefix) for each in named]
+            lines = [mistakes.check_held_out(*each, blend, blend.sources, allow, WHERE_PLANNED) for each in where]
+        except UserError as error:
+            return error
+        return [line for each in lines for line in each]
+
+    told = parallel.on_main(found)
+    if isinstance(told, UserError):
+        raise told
+    for line in told:
+        logger.warning("%s", line)
+
+
+def _held_out_changed(card: RunCard, train: TrainSettings) -> bool:
+    now = train.model_dump(mode="json", include={"held_out"})["held_out"]
+    return bool(card.recipe.get("train", {}).get("held_out") != now)
 
 
 def check_vocabulary(stream: BlendStream, architecture: Architecture, load_hf: Path | None) -> None:
