@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import compress
-from pathlib import Path
 
 from data_prep.blend.file import pack_source
 from data_prep.blend.model import BLEND_FORMAT_VERSION, Ancestor, Blend, BlendPhase, BlendSource
@@ -12,21 +11,22 @@ from data_prep.blend.weights import decimal_fraction, integer_shares
 from data_prep.errors import UserError, nearest
 from data_prep.indexing.verify import verify
 from data_prep.packing import PackSpec
-from data_prep.settings import SourceKind
+from data_prep.settings import SourceSettings
 
 
 def append(
     blend: Blend,
     first_sample: int,
     weights: Mapping[str, float],
-    added: Mapping[str, tuple[Path, SourceKind]] | None = None,
+    added: Mapping[str, SourceSettings] | None = None,
     period: int | None = None,
 ) -> Blend:
     """The blend with the phase `weights` from `first_sample` on; a source without a weight gives nothing there.
 
-    `added` are new sources, name -> (prefix, kind).  Phases that would have started at `first_sample` or later go.
-    The period is that of the last phase, unless it is given.  Errors: a UserError for a name that is no source, a new
-    source that is unlike the others or has no weight, and a weight too small for one sample in a period.
+    `added` are new sources with an absolute prefix; what they do not say of policy and loss is that of their kin
+    (`like_its_kin`).  Phases that would have started at `first_sample` or later go.  The period is that of the last
+    phase, unless it is given.  Errors: a UserError for a name that is no source, a new source that is unlike the others
+    or has no weight, and a weight too small for one sample in a period.
     """
     added = added or {}
     if first_sample < 1:
@@ -45,7 +45,7 @@ def append(
     for name in weights:
         if name not in names and name not in added:
             raise UserError(f"--weights {name}", "no such source", nearest(name, [*names, *added]))
-    sources = [*blend.sources, *(_open(blend, name, *of) for name, of in added.items())]
+    sources = [*blend.sources, *(_open(blend, name, like_its_kin(blend, of)) for name, of in added.items())]
     kept = [phase for phase in blend.phases if phase.first_sample < first_sample]
     phases = [
         *(_widened(phase, len(added)) for phase in kept),
@@ -63,15 +63,39 @@ def append(
     return blend.with_changes(sources=tuple(sources), phases=tuple(phases), ancestors=tuple(earlier))
 
 
-def _open(blend: Blend, name: str, prefix: Path, kind: SourceKind) -> BlendSource:
+def like_its_kin(blend: Blend, source: SourceSettings) -> SourceSettings:
+    """A new source, its policy and loss those of the blend's sources of its kind where it does not say them itself.
+
+    Where these are of several policies, or there are none, its policy is that of all sources, if they have one.
+    """
+    kin = [of for of in blend.sources if of.kind == source.kind]
+    groups = {"policy": (kin, blend.sources), "loss": (kin,)}
+    changes = {}
+    for name, candidates in groups.items():
+        if name in source.model_fields_set:
+            continue
+        said = ({getattr(of, name) for of in group} for group in candidates)
+        if (alike := next((values for values in said if len(values) == 1), None)) is not None:
+            (changes[name],) = alike
+    return source.model_copy(update=changes)
+
+
+def _open(blend: Blend, name: str, source: SourceSettings) -> BlendSource:
     """A new source, verified whole, its pack table built."""
+    prefix = source.prefix
+    if prefix is None:
+        raise UserError(f"--source {name}", "no dataset is named", "give the prefix of PREFIX.bin and PREFIX.idx")
     manifest = verify(prefix)
     if manifest.tokenizer != blend.tokenizer:
         raise UserError(f"--source {name}", "was tokenized unlike the blend", "index it with the same one and policy")
     if manifest.tokens <= blend.seq_length:
         problem = f"{manifest.tokens} tokens, shorter than a sequence and its label ({blend.seq_length + 1})"
         raise UserError(f"--source {name}", problem, "merge it with another dataset")
-    return pack_source(name, prefix, manifest, PackSpec(blend.seq_length, blend.seed, split=blend.split), kind)
+    if source.loss != "all" and manifest.spans is None:
+        problem = f"its loss is of '{source.loss}', and it has no spans: the class of each token is not known"
+        raise UserError(f"--source {name}", problem, "index rendered text, with spans; or say :loss=all")
+    spec = PackSpec(blend.seq_length, blend.seed, source.policy, blend.split)
+    return pack_source(name, prefix, manifest, spec, source.kind, source.loss)
 
 
 def _widened(phase: BlendPhase, more: int) -> BlendPhase:

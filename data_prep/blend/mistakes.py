@@ -27,7 +27,7 @@ from data_prep.blend.model import Blend, BlendSource
 from data_prep.blend.phases import Resolved
 from data_prep.blend.scales import amounts_in, check_scale, like_documents, scale_notes
 from data_prep.errors import UserError
-from data_prep.manifest import read_manifest
+from data_prep.manifest import manifest_path, read_manifest
 
 _PROXY_OFF = 0.05
 
@@ -92,9 +92,13 @@ def check_texts(
         if told:
             found.append(f"'{first.name}' and '{second.name}': {told}")
     found += _not_compared(pairs)
-    for name, held_out in checks.held_out.items():
-        sources = [source for source in blend.sources if source.name in new]
-        found += check_held_out(f"held_out.{name}", held_out.prefix, blend, sources, checks.allow, words)
+    sources = [source for source in blend.sources if source.name in new]
+    for name, held_out in checks.held_out.items() if sources else ():
+        where = f"held_out.{name}"
+        if manifest_path(held_out.prefix).exists():
+            found += check_held_out(where, held_out.prefix, blend, sources, checks.allow, words)
+        else:
+            found.append(f"{where}: could not be checked: no dataset at {held_out.prefix}")
     return tuple(found)
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from data_prep.errors import UserError
-from data_prep.settings import BlendSettings, PhaseSettings, Settings, SourceSettings, parse_count
+from data_prep.errors import UserError, nearest
+from data_prep.settings import (
+    AMOUNT_UNITS,
+    BlendSettings,
+    MeantMistake,
+    PhaseSettings,
+    Settings,
+    SourceKind,
+    SourceSettings,
+    parse_count,
+)
 from megatron_ipt.cli import tables
 from megatron_ipt.cli.options import rows_of
 from megatron_ipt.recipe import load_settings
 
-if TYPE_CHECKING:
-    from data_prep.settings import SourceKind
-
 app = typer.Typer(help="Datasets and weights -> a verified blend (docs/blend.md).", no_args_is_help=True)
-
-_KINDS = ("raw", "augmented", "general", "tuning")
 
 
 def _list(wanted: bool) -> None:
@@ -142,7 +146,20 @@ def append(
         ),
     ] = None,
     source: Annotated[
-        list[str] | None, typer.Option(help="NAME=PREFIX[:KIND], a new source; KIND: raw, augmented, general, tuning")
+        list[str] | None,
+        typer.Option(
+            help="NAME=PREFIX[:KIND][:KEY=VALUE ...], a new source; KIND: raw, augmented, general, tuning; KEY: "
+            "policy, loss (default: those of the blend's sources of its kind), copy_of, max_epochs"
+        ),
+    ] = None,
+    train_tokens: Annotated[
+        str | None, typer.Option(help=r"tokens the run will draw in all, 120B \[tokens]; default: those of the plan")
+    ] = None,
+    max_epochs: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER, a source's own limit, in place of the plan's")
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="a mistake that is meant: copies, held_out, scales; besides the plan's")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="blend.json to write; default: in place, the old one kept as blend.HASH.json")
@@ -150,12 +167,20 @@ def append(
 ) -> None:
     """Give a blend a further phase, from the run's position on: nothing before it changes.
 
-    A run that has not come to it resumes with the new blend; one that is past it is refused.
+    A run that has not come to it resumes with the new blend; one that is past it is refused.  What `plan` looks for is
+    looked for here too, by the caps, held-out sets and `allow` that plan.json keeps.
     """
-    from megatron_ipt.cli.blend_append import append_phase
+    from megatron_ipt.cli.blend_append import Wanted, append_phase
 
-    added = dict(_new_source(text) for text in source or ())
-    append_phase(blend, _weights(weights), from_, added, out)
+    wanted = Wanted(
+        weights=_numbers("--weights", "weight", weights),
+        added=dict(_new_source(text) for text in source or ()),
+        begin=from_,
+        train_tokens=None if train_tokens is None else count("--train-tokens", train_tokens),
+        max_epochs=_numbers("--max-epochs", "number of epochs", max_epochs or []),
+        allow=tuple(_meant(name) for name in allow or ()),
+    )
+    append_phase(blend, wanted, out)
 
 
 def _with_lengths(settings: BlendSettings, train: str | None, proxy: str | None) -> BlendSettings:
@@ -182,29 +207,45 @@ def count(flag: str, text: str) -> int:
     return int(found)
 
 
-def _weights(options: list[str]) -> dict[str, float]:
+def _numbers(flag: str, what: str, options: list[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in (part for option in options for part in option.split(",")):
         name, equals, value = part.partition("=")
         try:
-            weight = float(value)
+            number = float(value)
         except ValueError:
-            weight = -1.0
-        if not equals or not 0 <= weight < float("inf"):
-            raise UserError("--weights", f"'{part}' is no weight", "write NAME=NUMBER, the number 0 or more")
+            number = -1.0
+        if not equals or not 0 <= number < float("inf"):
+            raise UserError(flag, f"'{part}' is no {what}", "write NAME=NUMBER, the number 0 or more")
         if name.strip() in found:
-            raise UserError("--weights", f"'{name.strip()}' stands there twice", "give each source one weight")
-        found[name.strip()] = weight
+            raise UserError(flag, f"'{name.strip()}' stands there twice", f"give each source one {what}")
+        found[name.strip()] = number
     return found
 
 
-def _new_source(text: str) -> tuple[str, tuple[Path, SourceKind]]:
+def _meant(name: str) -> MeantMistake:
+    if name not in get_args(MeantMistake):
+        raise UserError("--allow", f"'{name}' is no mistake that may be meant", nearest(name, get_args(MeantMistake)))
+    return cast("MeantMistake", name)
+
+
+def _new_source(text: str) -> tuple[str, SourceSettings]:
+    """NAME=PREFIX[:KIND][:KEY=VALUE ...]."""
     name, equals, rest = text.partition("=")
-    prefix, colon, kind = rest.rpartition(":")
-    if not colon:
-        prefix, kind = rest, "raw"
-    if not (name and equals and prefix) or kind not in _KINDS:
-        raise UserError(
-            "--source", f"'{text}' is no source", f"write NAME=PREFIX:KIND, KIND one of {', '.join(_KINDS)}"
-        )
-    return name, (Path(prefix).resolve(), kind)  # type: ignore[return-value]
+    prefix, *parts = rest.split(":")
+    values: dict[str, object] = {"prefix": Path(prefix).resolve()}
+    for part in parts:
+        key, says, value = part.partition("=")
+        if says and key not in SourceSettings.model_fields:
+            raise UserError("--source", f"'{key}' is no key of a source", nearest(key, SourceSettings.model_fields))
+        values |= {key: value} if says else {"kind": part}
+    amounts = set(values) & {*AMOUNT_UNITS}
+    mend = f"write NAME=PREFIX:KIND:policy=chains:loss=pairs, KIND one of {', '.join(get_args(SourceKind))}"
+    if not (name and equals and prefix) or amounts:
+        raise UserError("--source", f"'{text}' is no source", mend + "; its weight goes with --weights" * bool(amounts))
+    try:
+        return name, SourceSettings.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        problem = f"'{text}' is no source ({'.'.join(map(str, fault['loc']))}: {fault['msg']})"
+        raise UserError("--source", problem, mend) from error

@@ -15,7 +15,7 @@ from data_prep.blend import append, check_continues, differences, first_differen
 from data_prep.blend.model import Blend, BlendPhase
 from data_prep.errors import UserError
 from data_prep.manifest import content_hash
-from data_prep.settings import BlendSettings, SplitSettings
+from data_prep.settings import BlendSettings, SourceSettings, SplitSettings
 
 PERIOD = 60
 STEPS = {"one": 1, "two": 2, "new": 3}
@@ -45,7 +45,7 @@ def places(blend: Blend, stop: int) -> list[tuple[str, int, int]]:
 @given(st.integers(1, 200), st.integers(0, 5), st.integers(1, 5))
 def test_an_appended_phase_leaves_the_past_as_it_was(folder: Path, start: int, one: int, new: int) -> None:
     old = planned(folder, one=3, two=1)
-    longer = append(old, start, {"one": one, "new": new}, {"new": (folder / "new", "raw")})
+    longer = append(old, start, {"one": one, "new": new}, {"new": SourceSettings(prefix=folder / "new", kind="raw")})
     assert places(longer, start) == places(old, start)
     drawn = places(longer, start + PERIOD)[start:]
     assert abs(sum(name == "new" for name, _, _ in drawn) - PERIOD * new / (one + new)) < 1
@@ -87,12 +87,12 @@ def test_phases_that_cannot_be_are_refused(folder: Path, start: int, weights: di
 def test_a_source_is_not_given_other_data(folder: Path, write_dataset: Any) -> None:
     blend = planned(folder, one=3, two=1)
     with pytest.raises(UserError, match="--source two: is a source of the blend already"):
-        append(blend, 9, {"two": 1}, {"two": (folder / "new", "raw")})
+        append(blend, 9, {"two": 1}, {"two": SourceSettings(prefix=folder / "new", kind="raw")})
     with pytest.raises(UserError, match="--weights new: the new source has no weight"):
-        append(blend, 9, {"two": 1}, {"new": (folder / "new", "raw")})
+        append(blend, 9, {"two": 1}, {"new": SourceSettings(prefix=folder / "new", kind="raw")})
     write_dataset(folder / "foreign", [[1, 2, 0]] * 30, fingerprint="g")
     with pytest.raises(UserError, match="--source f: was tokenized unlike the blend"):
-        append(blend, 9, {"f": 1}, {"f": (folder / "foreign", "raw")})
+        append(blend, 9, {"f": 1}, {"f": SourceSettings(prefix=folder / "foreign", kind="raw")})
 
 
 @hypothesis_settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -207,7 +207,7 @@ def test_a_changed_past_is_an_error_that_says_what_changed(folder: Path) -> None
 
 def test_an_appended_blend_is_written_and_read(folder: Path) -> None:
     old = planned(folder, one=3, two=1)
-    longer = append(old, 77, {"new": 1}, {"new": (folder / "new", "general")})
+    longer = append(old, 77, {"new": 1}, {"new": SourceSettings(prefix=folder / "new", kind="general")})
     path = folder / "out/blend.json"
     write_blend(longer, path)
     again = read_blend(path)

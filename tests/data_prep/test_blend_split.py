@@ -17,7 +17,7 @@ from data_prep.manifest import read_manifest
 from data_prep.packing import open_pack
 from data_prep.packing.splits import is_validation
 from data_prep.records import AugmentedText, Chain, Pair
-from data_prep.settings import BlendSettings, IndexSettings
+from data_prep.settings import BlendSettings, IndexSettings, SourceSettings
 
 TEXTS = [AugmentedText(f"doc-{number}", f"Wand {number}. " * 5, (Pair("Was?", "Das."),)) for number in range(120)]
 
@@ -88,7 +88,7 @@ def test_the_split_is_part_of_what_a_run_has_seen(folder: Path) -> None:
 def test_a_source_that_is_appended_is_split_alike(folder: Path) -> None:
     plan(settings(split={"validation": 0.3}), folder / "out", folder)
     blend = read_blend(folder / "out/blend.json")
-    longer = append(blend, 40, {"more": 1}, {"more": (folder / "more", "raw")})
+    longer = append(blend, 40, {"more": 1}, {"more": SourceSettings(prefix=folder / "more", kind="raw")})
     source = longer.sources[-1]
     assert longer.split == blend.split and source.validation is not None
     apart = ids(folder / "raw", blend.sources[0].validation.pack)  # type: ignore[union-attr]

@@ -214,6 +214,15 @@ def test_a_phase_that_cannot_be_is_refused_in_a_line(folder: Path, arguments: tu
     assert (run / "blend/blend.json").read_bytes() == before
 
 
+def test_a_phase_may_begin_where_the_newest_checkpoint_stands(folder: Path) -> None:
+    run = folder / "run"
+    ipt("plan", folder / "blend.yaml", run / "blend")
+    train(run, 0, 8)
+    with pytest.raises(UserError, match="sample 39 lies in the run's past"):
+        ipt("append", run, "--weights", "one=1", "--from", 39 * 16)
+    assert ipt("append", run, "--weights", "one=1", "--from", 40 * 16)[0] == 0
+
+
 def test_a_blend_alone_needs_to_be_told_where(folder: Path) -> None:
     ipt("plan", folder / "blend.yaml", folder / "out")
     path = folder / "out/blend.json"
