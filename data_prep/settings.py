@@ -7,9 +7,9 @@ them) and the verbs.  An unknown key is an error that suggests the nearest name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -40,11 +40,17 @@ def parse_count(value: Any) -> Any:
         count = Decimal(text[:-1] if power else text).scaleb(power)
     except InvalidOperation as error:
         raise ValueError("not a count; write it as 4096, 250M, 80B or 1.5T") from error
+    except Overflow:
+        count = Decimal(MOST_COUNTED)
+    if count.is_finite() and abs(count) >= MOST_COUNTED:
+        raise ValueError(f"more than is counted here; write a number below {MOST_COUNTED:,}")
     if not count.is_finite() or count != int(count):
         raise ValueError("not a whole number; write it as 4096, 250M, 80B or 1.5T")
     return int(count)
 
 
+MOST_COUNTED: Final = 2**62
+"""Tokens and samples are below it, so that sums of them are numbers of 64 bits, in files as in memory."""
 Count = Annotated[int, BeforeValidator(parse_count)]
 
 
@@ -235,7 +241,10 @@ class SourceSettings(AmountSettings):
     )
     copy_of: str | None = Field(None, description="of an augmented source: the raw source that holds the same texts")
     max_epochs: float | None = Field(
-        None, gt=0, description="this source's own limit: more is refused; mode unimax stops there [epochs]"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="this source's own limit: more is refused; mode unimax stops there [epochs]",
     )
     loss: LossPolicy = Field("all", description="tokens that are trained on: all, pairs or answers")
     policy: SourcePolicy = Field(
@@ -280,15 +289,23 @@ class BlendSettings(Settings):
     train_samples: int | None = Field(
         None,
         ge=1,
+        lt=MOST_COUNTED,
         description="the same in sequences; give one of the two [samples]",
     )
     proxy_tokens: Count | None = Field(
         None, ge=1, description="plan a run of so many tokens instead, each source shrunk to keep its epochs [tokens]"
     )
-    period: int = Field(65536, ge=1, description="D: samples after which the schedule's pattern repeats [samples]")
-    max_epochs: float = Field(4.0, gt=0, description="warn when a source is repeated more often than this [epochs]")
+    period: int = Field(
+        65536, ge=1, le=2**24, description="D: samples after which the schedule's pattern repeats [samples]"
+    )
+    max_epochs: float = Field(
+        4.0, gt=0, allow_inf_nan=False, description="warn when a source is repeated more often than this [epochs]"
+    )
     refuse_epochs: float = Field(
-        16.0, gt=0, description="refuse when a source is repeated more often, but for its own max_epochs [epochs]"
+        16.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="refuse when a source is repeated more often, but for its own max_epochs [epochs]",
     )
     allow: tuple[MeantMistake, ...] = Field(
         (), description="mistakes that are meant, of copies, held_out, scales, short_source"

@@ -22,7 +22,7 @@ from itertools import pairwise
 from data_prep.blend.modes import Size, parts_of
 from data_prep.blend.weights import decimal_fraction
 from data_prep.errors import UserError
-from data_prep.settings import AmountSettings, BlendMode, BlendSettings
+from data_prep.settings import MOST_COUNTED, AmountSettings, BlendMode, BlendSettings
 
 Amount = tuple[str, float]
 _Exact = tuple[str, Fraction]
@@ -57,7 +57,8 @@ def mixes(settings: BlendSettings, sizes: Sequence[Size]) -> tuple[list[Mix], in
     if total is not None and starts[-1] >= total:
         problem = f"starts at sample {starts[-1]:,}, the run ends at {total:,}"
         raise UserError(f"phase {len(starts)}", problem, "let it start earlier, or train on more tokens")
-    found = []
+    found: list[Mix] = []
+    drawn = [Fraction(0)] * len(sizes)
     given: list[tuple[str, BlendMode | None, Mapping[str, AmountSettings]]]
     given = [("phase 1" if settings.phases else "sources", settings.mode, settings.sources)]
     given += [(p.name or f"phase {i}", p.mode, p.sources) for i, p in enumerate(settings.phases, 2)]
@@ -65,16 +66,29 @@ def mixes(settings: BlendSettings, sizes: Sequence[Size]) -> tuple[list[Mix], in
         end = starts[index + 1] if index + 1 < len(starts) else total
         length = None if end is None else Fraction(end - starts[index])
         if mode is not None:
-            parts = parts_of(mode, sizes, length, decimal_fraction(settings.temperature or 1))
+            parts = parts_of(mode, sizes, length, decimal_fraction(settings.temperature or 1), drawn)
+            if mode == "unimax":
+                parts = _without_crumbs(parts, drawn, settings.period)
             shares = tuple(part / sum(parts) for part in parts)
-            found.append(Mix(name, starts[index], shares, tuple((mode, float(share)) for share in shares)))
-            continue
-        amounts = tuple(of.amount if (of := sources.get(size.name)) else None for size in sizes)
-        shares, length = parts_in_phase(name, amounts, sizes, length, settings)
+            amounts: tuple[Amount | None, ...] = tuple((mode, float(share)) for share in shares)
+        else:
+            amounts = tuple(of.amount if (of := sources.get(size.name)) else None for size in sizes)
+            shares, length = parts_in_phase(name, amounts, sizes, length, settings)
         found.append(Mix(name, starts[index], shares, amounts))
+        if length is not None:
+            drawn = [before + share * length for before, share in zip(drawn, shares, strict=True)]
         if end is None and length is not None:
             total = starts[index] + round(length)
+    if total is not None and total * settings.seq_length >= MOST_COUNTED:
+        problem = f"the amounts ask for a run of {float(total * settings.seq_length):.3g} tokens"
+        raise UserError("sources", problem, f"stay below {float(MOST_COUNTED):.3g}")
     return found, total
+
+
+def _without_crumbs(parts: Sequence[Fraction], drawn: Sequence[Fraction], period: int) -> list[Fraction]:
+    """Nothing for a source of which earlier phases left less than a sample in a period."""
+    least = sum(parts, Fraction(0)) / period
+    return [part if part >= least or not before else Fraction(0) for part, before in zip(parts, drawn, strict=True)]
 
 
 def samples_of(settings: BlendSettings) -> int | None:

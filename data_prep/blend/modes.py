@@ -40,8 +40,14 @@ class Size:
     max_epochs: Fraction
 
 
-def parts_of(mode: BlendMode, sizes: Sequence[Size], length: Fraction | None, temperature: Fraction) -> list[Fraction]:
-    """The part of each source in a phase of `length` samples, on any scale.
+def parts_of(
+    mode: BlendMode,
+    sizes: Sequence[Size],
+    length: Fraction | None,
+    temperature: Fraction,
+    drawn: Sequence[Fraction] | None = None,
+) -> list[Fraction]:
+    """The part of each source in a phase of `length` samples, on any scale; `drawn` [samples] by the phases before.
 
     Errors: a UserError where the mode needs the length and there is none, or kinds of sources that are not there.
     """
@@ -53,22 +59,27 @@ def parts_of(mode: BlendMode, sizes: Sequence[Size], length: Fraction | None, te
         case "uniform":
             return [Fraction(1) for _ in sizes]
         case "unimax":
-            return unimax(sizes, _needed(length, mode))
+            return unimax(sizes, _needed(length, mode), drawn or [Fraction(0)] * len(sizes))
         case "paper_from_scratch":
             return from_scratch(sizes, length)
         case "paper_continual":
             return continual(sizes)
 
 
-def unimax(sizes: Sequence[Size], length: Fraction) -> list[Fraction]:
+def unimax(sizes: Sequence[Size], length: Fraction, drawn: Sequence[Fraction]) -> list[Fraction]:
     """Samples of each source: alike, none over its cap of epochs (Chung et al. 2023, arXiv 2304.09151, algorithm 1).
 
-    From the smallest cap on each takes an even part of what is left, or its cap.  Errors: a UserError where all caps
+    The cap is one of the whole run: what earlier phases have `drawn` [samples] counts.  From the smallest rest on each
+    takes an even part of what is left, or its rest; under one sample is none.  Errors: a UserError where all rests
     together are less than the phase.
     """
-    room = [size.sequences * size.max_epochs for size in sizes]
+    caps = [size.sequences * size.max_epochs for size in sizes]
+    room = [cap - before if cap - before >= 1 else Fraction(0) for cap, before in zip(caps, drawn, strict=True)]
     if sum(room) < length:
-        problem = f"all sources at their max_epochs give {float(sum(room)):,.0f} of {float(length):,.0f} samples"
+        so_far = " after the phases before" if any(drawn) else ""
+        problem = (
+            f"all sources at their max_epochs give {float(sum(room)):,.0f} of {float(length):,.0f} samples{so_far}"
+        )
         raise UserError("mode unimax", problem, "raise max_epochs, or train on fewer tokens")
     left, parts = length, [Fraction(0)] * len(sizes)
     order = sorted(range(len(sizes)), key=lambda source: room[source])

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -61,6 +61,65 @@ def test_each_unit_gives_what_it_asks_for() -> None:
     assert parts(web={"tokens": 2000}, qa={"epochs": 1}) == [0.5, 0.5]
     # 0.1 + 40/400 + 80/400 are fixed, the weight takes the rest
     assert parts(web={"weight": 7}, qa={"share": 0.1}, tuning={"epochs": 4}) == [0.8, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    "written", ["1e30", 10**19, "4611686018427387904", "1e999999999", "5000000T", "-1e30"], ids=lambda value: str(value)
+)
+def test_counts_that_no_file_can_hold_are_refused(written: Any) -> None:
+    given = sources(web={"weight": 1})
+    for changes in (
+        {"train_tokens": written},
+        {"proxy_tokens": written},
+        {"phases": [{"from_tokens": written, "sources": {"web": {"weight": 1}}}]},
+        sources(web={"tokens": written}),
+    ):
+        with pytest.raises(ValidationError, match="more than is counted here; write a number below 4,611,686"):
+            settings(**{**given, **changes})
+    assert settings(**given, train_tokens=2**62 - 1).train_tokens == 2**62 - 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"period": 100_000_000_000},
+        {"period": 2**24 + 1},
+        {"train_samples": 2**62},
+        {"max_epochs": float("inf")},
+        {"refuse_epochs": float("nan")},
+        sources(web={"weight": 1, "max_epochs": float("inf")}),
+    ],
+)
+def test_other_settings_are_bounded_too(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="Input should be"):
+        settings(**{**sources(web={"weight": 1}), **changes})
+    assert settings(**sources(web={"weight": 1}), period=2**24).period == 2**24
+
+
+def test_a_run_of_more_tokens_than_a_file_can_hold_is_refused() -> None:
+    for changes in (
+        {"train_samples": 2**61},
+        sources(web={"epochs": 1e30}),
+        sources(web={"tokens": 2**62 - 1}, qa={"tokens": 2**62 - 1}),
+    ):
+        chosen = settings(**{**sources(web={"weight": 1}), **changes})
+        with pytest.raises(UserError, match=r"ask for a run of \S+ tokens; stay below 4.61e\+18"):
+            mixes(chosen, SIZES[: len(chosen.sources)])
+
+
+def test_a_run_has_as_many_samples_as_its_tokens_begin() -> None:
+    for tokens, samples in ((1000, 100), (1001, 101), (1009, 101), (1, 1)):
+        assert mixes(settings(**sources(web={"weight": 1}), train_tokens=tokens), SIZES[:1])[1] == samples
+
+
+def test_shares_are_whole_within_rounding() -> None:
+    thirds = {name: {"share": 0.333333} for name in SEQUENCES}
+    assert parts(**thirds) == [1 / 3] * 3
+    for share in (0.33, 0.3333):
+        with pytest.raises(UserError, match=r"add up to 99.* %, not to the whole phase"):
+            parts(**{name: {"share": share} for name in SEQUENCES})
+    with pytest.raises(UserError, match="add up to 396 of 400 samples"):
+        parts(web={"tokens": 3960})
 
 
 def test_tenths_are_exact() -> None:
@@ -168,6 +227,75 @@ def test_unimax_is_uniform_up_to_its_cap(counts: list[int], cap: int, part: floa
     expected = [min(count * cap, high) / length for count in counts]
     sizes = [size(str(index), count, cap=cap) for index, count in enumerate(counts)]
     assert shares("unimax", sizes, length) == pytest.approx(expected, rel=1e-6)
+
+
+@given(
+    st.lists(st.tuples(st.integers(20, 1000), st.integers(0, 3)), min_size=2, max_size=6),
+    st.integers(1, 4),
+    st.floats(0.05, 1.5),
+    st.floats(0.05, 0.9),
+)
+def test_unimax_holds_its_cap_over_all_phases(
+    given: list[tuple[int, int]], cap: int, first: float, part: float
+) -> None:
+    """What phases of weights and of UniMax have drawn before is counted; by bisection over what they left."""
+    sizes = [size(str(index), count, cap=cap) for index, (count, _) in enumerate(given)]
+    weights = [weight for _, weight in given] if any(weight for _, weight in given) else [1] * len(given)
+    before = max(
+        1, int(first * min(cap * of.sequences * sum(weights) / w for of, w in zip(sizes, weights, strict=True) if w))
+    )
+    drawn = [Fraction(before * weight, sum(weights)) for weight in weights]
+    room = [
+        left if (left := of.sequences * cap - had) >= 1 else Fraction(0) for of, had in zip(sizes, drawn, strict=True)
+    ]
+    assume(any(room))
+    length = max(1, int(sum(room) * part))
+    low, high = 0.0, float(max(room))
+    for _ in range(200):
+        level = (low + high) / 2
+        low, high = (low, level) if sum(min(left, level) for left in room) >= length else (level, high)
+    names = {str(index): {"weight": weight} for index, weight in enumerate(weights)}
+    later = [{"from_tokens": before * 10, "mode": "unimax"}]
+    found, _ = mixes(
+        settings(sources=names, phases=later, train_samples=before + length, period=2**24, max_epochs=cap), sizes
+    )
+    expected = [min(left, high) / length for left in room]
+    assert [float(share) for share in found[1].parts] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    for of, had, share in zip(sizes, drawn, found[1].parts, strict=True):
+        assert had + share * length <= max(had, of.sequences * cap * 1.0001)
+
+
+def test_unimax_in_three_phases() -> None:
+    """By hand: caps 4,000, 800 and 40; of `tuning` nothing is left after the first phase, of `qa` 800 - 460."""
+    phases = [{"from_tokens": 1600, "mode": "unimax"}, {"from_tokens": 9600, "mode": "unimax"}]
+    names = {name: {} for name in SEQUENCES}
+    chosen = settings(sources=names, mode="unimax", phases=phases, train_samples=1760, period=2**20)
+    found, _ = mixes(chosen, SIZES)
+    # 160 samples: 40 of `tuning`, 60 of the others; 800: 400 each; 800: what is left of `qa`, 340
+    assert [
+        [round(float(part) * count, 6) for part in mix.parts] for mix, count in zip(found, (160, 800, 800), strict=True)
+    ] == [
+        [60, 60, 40],
+        [400, 400, 0],
+        [460, 340, 0],
+    ]
+    with pytest.raises(UserError, match="give 3,980 of 4,000 samples after the phases before; raise max_epochs"):
+        mixes(
+            settings(
+                sources=names, mode="unimax", phases=[{"from_tokens": 8600, "mode": "unimax"}], train_samples=4860
+            ),
+            SIZES,
+        )
+
+
+def test_unimax_leaves_crumbs_where_they_are() -> None:
+    """Of `tuning` 39 of 40 samples are drawn; the last would be less than one in a period of 600."""
+    given = sources(web={"weight": 1}, tuning={"weight": 39})
+    later = [{"from_tokens": 400, "mode": "unimax"}]
+    for period, expected in ((600, [1, 0]), (2000, [1999 / 2000, 1 / 2000])):
+        chosen = settings(**given, phases=later, train_samples=2040, period=period)
+        found, _ = mixes(chosen, [SIZES[0], SIZES[2]])
+        assert list(map(float, found[1].parts)) == pytest.approx(expected)
 
 
 def test_unimax_of_more_than_all_caps_is_refused() -> None:

@@ -238,6 +238,9 @@ def test_a_blend_alone_needs_to_be_told_where(folder: Path) -> None:
     [
         (("--train-tokens", "1G"), "--train-tokens: '1G' is not a count"),
         (("--train-tokens", "0"), "--train-tokens: '0' is below 1"),
+        (("--train-tokens", "1e30"), "--train-tokens: '1e30' is more than is counted here"),
+        (("train_tokens=1e30",), "more than is counted here"),
+        (("period=100000000000",), "period=100000000000: Input should be less than or equal to 16777216"),
         (("--proxy-tokens", "320", "--megatron", "x"), "a proxy run shrinks its sources"),
         (
             ("--megatron", "x", "split.validation=0.1"),
@@ -248,6 +251,7 @@ def test_a_blend_alone_needs_to_be_told_where(folder: Path) -> None:
 def test_options_of_plan_are_held(folder: Path, options: tuple[str, ...], told: str) -> None:
     with pytest.raises(UserError, match=told):
         ipt("plan", folder / "blend.yaml", folder / "out", *options)
+    assert not (folder / "out").exists()
 
 
 _READ = """
