@@ -3,6 +3,9 @@
     BlendProvider      stands for `train_valid_test_datasets_provider` in a copy of Megatron-LM's pretrain_gpt.py
     BlendConfig        stands for the dataset's configuration in Megatron Bridge
 
+Held-out samples are a dataset's, by its prefix, or what the blend's own split sets apart: `split` is that of all
+sources one after the other, `split:NAME` that of one (a dataset of this name is ./split).
+
 Both trainers keep one number of the data in their checkpoints, the samples consumed; with a blend that number is all
 there is to keep.  docs/use_our_blend_in_your_megatron.md has what to write where, and which of their options to leave.
 
@@ -13,8 +16,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +27,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_prep.errors import UserError
-from megatron_ipt.data.stream import BlendStream, Sample, SequentialStream
+from data_prep.blend import read_blend
+from data_prep.errors import UserError, nearest
+from megatron_ipt.data.stream import BlendStream, Sample, SequentialStream, ValidationStream
 
 logger = logging.getLogger(__name__)
 
 type Item = dict[str, torch.Tensor | int]
-type Datasets = tuple[BlendDataset | None, HeldOutDataset | None, HeldOutDataset | None]
+type Datasets = tuple[BlendDataset | None, HeldOutSet | None, HeldOutSet | None]
+
+SPLIT = "split"
+LEAST_DIGITS = 12
+"""Of a hash that is expected: as many as `ipt blend` prints."""
 
 
 @dataclass(kw_only=True)
@@ -125,6 +135,36 @@ class HeldOutDataset(StreamDataset):
         return self.stream.sample(index % len(self.stream))
 
 
+class SplitDataset(StreamDataset):
+    """The validation sets of a blend's sources, one after the other, again and again as `HeldOutDataset`."""
+
+    def __init__(self, path: Path, name: str | None, samples: int | None, masks: Masks) -> None:
+        """Of the source `name`, or of all.  Errors: a UserError where none is set apart."""
+        self.name, blend = name, read_blend(path)
+        reset = _resets(masks)
+        sources = [source for source in blend.sources if source.validation and name in (None, source.name)]
+        if not sources:
+            problem = "the blend has no split" if blend.split is None else f"nothing is set apart of a source '{name}'"
+            mend = "plan it with one, or give a dataset's prefix"
+            if blend.split is not None:
+                mend = nearest(name or "", [source.name for source in blend.sources if source.validation])
+            raise UserError(path, problem, mend)
+        self.streams = [ValidationStream(blend, source, reset_position_ids=reset) for source in sources]
+        self._ends = list(accumulate(map(len, self.streams)))
+        super().__init__(path, self._ends[-1] if samples is None else samples, masks)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.name, self.samples, self.masks)
+
+    def _sample(self, index: int) -> Sample:
+        place = index % self._ends[-1]
+        which = bisect_right(self._ends, place)
+        return self.streams[which].sample(place - (self._ends[which - 1] if which else 0))
+
+
+HeldOutSet = HeldOutDataset | SplitDataset
+
+
 def _resets(masks: Masks) -> bool:
     """Documents that attend to themselves alone have positions of their own, in GPTDataset too."""
     return masks.reset_position_ids or masks.inter_document_masking
@@ -143,8 +183,9 @@ def _document_bounds(segments: np.ndarray) -> Item:
 class BlendProvider(Masks):
     """What Megatron-LM's `pretrain` takes as train_valid_test_datasets_provider.
 
-    `valid` and `test` are prefixes of datasets.  `seq_length` is the trainer's, or gives it when asked (its arguments
-    are parsed later).  `is_built_on_rank`, called with vp_stage, says whether this rank needs data; without it all do.
+    `valid` and `test` are prefixes of datasets, `split`, or `split:NAME`.  `seq_length` is the trainer's, or gives it
+    when asked (its arguments are parsed later).  `is_built_on_rank`, called with vp_stage, says whether this rank needs
+    data; without it all do.  `blend_hash` is the one that is expected, or how it begins: the trainer keeps none.
     """
 
     blend: Path | str
@@ -152,20 +193,22 @@ class BlendProvider(Masks):
     test: Path | str | None = None
     seq_length: int | Callable[[], int] | None = None
     is_built_on_rank: Callable[..., bool] | None = None
+    blend_hash: str | None = None
     is_distributed = True  # Megatron-LM: call it on every rank, not on the first of each tensor-parallel group alone
 
     def __call__(self, train_val_test_num_samples: Sequence[int | None], vp_stage: int | None = None) -> Datasets:
         """The three datasets; None where a split has no dataset, or this rank needs none.
 
-        Errors: a UserError for what `BlendStream` refuses, an unlike sequence length or tokenizer, and for validation
-        samples that are asked for without a dataset.
+        Errors: a UserError for what `BlendStream` refuses, an unlike sequence length, tokenizer or hash, and for
+        validation samples that are asked for without a dataset.
         """
         if self.is_built_on_rank is not None and not self.is_built_on_rank(vp_stage=vp_stage):
             return None, None, None
         _, wanted, _ = train_val_test_num_samples
         if self.valid is None and wanted != 0:
             problem = f"{'all' if wanted is None else wanted} validation samples are asked for, and no dataset is named"
-            raise UserError("valid", problem, "give its prefix, or set --eval-iters 0")
+            mend = "give its prefix, or set --eval-iters 0; of a blend with a split: valid='split'"
+            raise UserError("valid", problem, mend)
         length = self.seq_length() if callable(self.seq_length) else self.seq_length
         return build(self, train_val_test_num_samples, length)
 
@@ -182,6 +225,7 @@ class BlendConfig(Masks):
     valid: str | None = None
     test: str | None = None
     seq_length: int
+    blend_hash: str | None = None
     dataloader_type: str = "single"  # sample i is item i: Bridge's other samplers shuffle once more
 
     @property
@@ -213,14 +257,33 @@ def build(given: BlendProvider | BlendConfig, samples: Sequence[int | None], seq
         problem = f"the trainer's sequence length {seq_length} is not the blend's {train.stream.seq_length}"
         raise UserError(given.blend, problem, "set both to the same")
     logger.info("blend %s, hash %s, %d samples", given.blend, train.stream.blend_hash, len(train))
-    found: list[HeldOutDataset | None] = []
+    _check_hash(given, train.stream.blend_hash)
+    found: list[HeldOutSet | None] = []
     for prefix, count in zip((given.valid, given.test), held_out, strict=True):
         if prefix is None or count == 0:
             found.append(None)
             continue
-        dataset = HeldOutDataset(Path(prefix), train.stream.seq_length, count, masks)
-        if dataset.stream.tokenizer != train.stream.blend.tokenizer:
-            raise UserError(prefix, "was tokenized unlike the blend", "index it with the same tokenizer and policy")
-        found.append(dataset)
+        found.append(_held_out(prefix, train, count, masks))
     valid, test = found
     return (train if training else None), valid, test
+
+
+def _held_out(prefix: Path | str, train: BlendDataset, samples: int | None, masks: Masks) -> HeldOutSet:
+    which, colon, name = prefix.partition(":") if isinstance(prefix, str) else ("", "", "")
+    if which == SPLIT:
+        return SplitDataset(train.path, name if colon else None, samples, masks)
+    dataset = HeldOutDataset(Path(prefix), train.stream.seq_length, samples, masks)
+    if dataset.stream.tokenizer != train.stream.blend.tokenizer:
+        raise UserError(prefix, "was tokenized unlike the blend", "index it with the same tokenizer and policy")
+    return dataset
+
+
+def _check_hash(given: BlendProvider | BlendConfig, found: str) -> None:
+    """UserError for another blend than the one that is expected."""
+    wanted = given.blend_hash
+    if wanted is None or (found.startswith(wanted) and len(wanted) >= LEAST_DIGITS):
+        return
+    if len(wanted) < LEAST_DIGITS:
+        raise UserError("blend_hash", f"'{wanted}' is short", f"give {LEAST_DIGITS} of its digits at least")
+    problem = f"its hash is {found}, and {wanted} is expected: its samples are others"
+    raise UserError(given.blend, problem, "restore the blend; if a phase was appended, expect the new hash")

@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import pickle
 import sys
 from abc import ABC, abstractmethod
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -25,12 +27,15 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_prep.blend import Blend, plan, read_blend
 from data_prep.errors import UserError
-from data_prep.settings import BlendSettings
+from data_prep.indexing import index
+from data_prep.readers import write_jsonl
+from data_prep.settings import BlendSettings, IndexSettings
 from megatron_ipt.data.loader import Loader, steps
-from megatron_ipt.data.provider import BlendConfig, BlendDataset, BlendProvider
+from megatron_ipt.data.provider import BlendConfig, BlendDataset, BlendProvider, SplitDataset
 from megatron_ipt.data.stream import BlendStream
 
 SEQ_LENGTH, BATCH = 16, 8
@@ -288,6 +293,91 @@ def test_what_would_not_fit_is_refused(blend: Path, write_dataset: Any) -> None:
             BlendProvider(blend, **options)(samples)
 
 
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """Two sources of which a third of the raw documents is set apart; token n is the number of its document."""
+    folder = tmp_path / "with_split"
+    tokenizer = Tokenizer(models.WordLevel({"<end>": 0, "<unk>": 1, **{str(n): n for n in range(2, 200)}}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<end>"])
+    (folder / "hf").mkdir(parents=True)
+    tokenizer.save(str(folder / "hf/tokenizer.json"))
+    (folder / "hf/tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    for name, numbers in (("web", range(2, 82)), ("news", range(82, 122))):
+        rows = [{"id": str(number), "source": "", "text": f"{number} " * (5 + number % 9)} for number in numbers]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+        index(IndexSettings(encoder="tokenizers"), [folder / f"{name}.jsonl"], folder / "hf", folder / name)
+    sources = {name: {"prefix": name, "weight": 1} for name in ("web", "news")}
+    settings = {"sources": sources, "seq_length": SEQ_LENGTH, "period": 8, "split": {"validation": 0.3}}
+    plan(BlendSettings.model_validate(settings), folder / "out", folder)
+    return folder / "out/blend.json"
+
+
+def tokens_that_count(dataset: Any) -> list[int]:
+    """The tokens of all items that some label follows, and the last labels of the runs."""
+    rows = [
+        (item["tokens"].tolist(), int(item["loss_mask"].sum()))
+        for item in map(dataset.__getitem__, range(len(dataset)))
+    ]
+    return [token for tokens, count in rows for token in tokens[:count]]
+
+
+def documents_apart(split: Path) -> dict[str, set[int]]:
+    """Documents of which no token is ever trained on, by reading three epochs of the run."""
+    train, _, _ = BlendProvider(split)((600, 0, 0))
+    assert train is not None
+    seen = {token for number in range(600) for token in train[number]["tokens"].tolist()}
+    return {name: set(numbers) - seen for name, numbers in (("web", range(2, 82)), ("news", range(82, 122)))}
+
+
+def test_what_a_split_sets_apart_is_a_validation_set(split: Path) -> None:
+    apart = documents_apart(split)
+    assert min(map(len, apart.values())) > 5
+    found = {}
+    for name in ("split:web", "split:news", "split"):
+        _, valid, test = BlendProvider(split, valid=name, test=name)((8, None, 3))
+        assert isinstance(valid, SplitDataset) and test is not None and len(test) == 3
+        found[name] = tokens_that_count(valid)
+        again = pickle.loads(pickle.dumps(valid))
+        assert tokens_that_count(again) == found[name] and 0 < len(pickle.dumps(valid)) < 1000
+        _, longer, _ = BlendProvider(split, valid=name)((8, 2 * len(valid), 0))
+        assert tokens_that_count(longer) == 2 * found[name]
+    for name, documents in apart.items():
+        counts = Counter(found[f"split:{name}"])
+        # Every token but the very last of the set is an input once.
+        expected = Counter({number: 5 + number % 9 for number in documents} | {0: len(documents)})
+        assert sum((expected - counts).values()) == 1 and not counts - expected
+    assert found["split"] == found["split:web"] + found["split:news"]
+
+
+def test_a_split_that_is_not_there_is_said(split: Path, blend: Path) -> None:
+    for path, valid, told in (
+        (blend, "split", "the blend has no split; plan it with one, or give a dataset's prefix"),
+        (split, "split:new", "nothing is set apart of a source 'new'; did you mean 'news'?"),
+        (split, None, "no dataset is named; .* of a blend with a split: valid='split'"),
+        (split, "./split", "split"),
+    ):
+        with pytest.raises(UserError, match=told):
+            BlendProvider(path, valid=valid)((10, 4, 0))
+
+
+def test_another_blend_than_the_expected_one_is_refused(blend: Path) -> None:
+    expected = json.loads(blend.read_text())["blend_hash"]
+    for given in (expected, expected[:12], None):
+        BlendProvider(blend, blend_hash=given)((8, 0, 0))
+    before = read_blend(blend)
+    later = before.phases[0].model_copy(update={"first_sample": 24, "shares": (1, 7)})
+    Blend.model_validate({**before.model_dump(), "phases": [*before.phases, later]}).write(blend)
+    for given in (expected, expected[:12]):
+        with pytest.raises(UserError, match=f"its hash is .*, and {given} is expected"):
+            BlendProvider(blend, blend_hash=given)((8, 0, 0))
+        config = BlendConfig(blend=str(blend), seq_length=SEQ_LENGTH, blend_hash=given)
+        with pytest.raises(UserError, match=f"its hash is .*, and {given} is expected"):
+            config.build_datasets(SimpleNamespace(train_samples=8, valid_samples=0, test_samples=0))
+    with pytest.raises(UserError, match="blend_hash: 'abc' is short; give 12 of its digits at least"):
+        BlendProvider(blend, blend_hash="abc")((8, 0, 0))
+
+
 def bridge(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Bridge's DatasetProvider where a checkout is, else a class of the same one abstract method."""
     if "MEGATRON_BRIDGE" not in os.environ:
@@ -309,6 +399,13 @@ def bridge(monkeypatch: pytest.MonkeyPatch) -> Any:
     return load("bridge_data_base", data / "base.py")
 
 
+def test_bridge_validates_on_what_a_split_sets_apart(split: Path) -> None:
+    _, ours, _ = BlendProvider(split, valid="split:news")((8, None, 0))
+    config = BlendConfig(blend=str(split), valid="split:news", seq_length=SEQ_LENGTH)
+    _, valid, _ = config.build_datasets(SimpleNamespace(train_samples=8, valid_samples=None, test_samples=0))
+    assert tokens_that_count(valid) == tokens_that_count(ours)
+
+
 def test_it_is_what_bridge_takes(blend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = bridge(monkeypatch)
 
@@ -320,7 +417,13 @@ def test_it_is_what_bridge_takes(blend: Path, monkeypatch: pytest.MonkeyPatch) -
     context = base.DatasetBuildContext(train_samples=40, valid_samples=6, test_samples=6)
     train, valid, test = config.build_datasets(context)
     assert (len(train), len(valid), test) == (40, 6, None)
-    assert config.skip_getting_attention_mask_from_dataset and config.dataloader_type == "single"
+    assert config.dataloader_type == "single"
+    # Bridge's step takes a mask from the batch exactly where its configuration does not say to skip it.
+    for makes_masks in (False, True):
+        config.create_attention_mask = makes_masks
+        item = config.build_datasets(context)[0][0]
+        assert config.skip_getting_attention_mask_from_dataset == ("attention_mask" not in item) == (not makes_masks)
+    config.create_attention_mask = False
     config.inter_document_masking = True
     with pytest.raises(UserError, match="create_attention_mask and reset_attention_mask"):
         config.build_datasets(context)
