@@ -3,8 +3,9 @@
 `plan` writes blend.json, which a run reads, and plan.json, which a person reads.  Three layers, each O(1):
 pack table (data_prep/packing/) <- order (data_prep/order.py) <- schedule (schedule.py, weights.py); model.py
 puts them together.  Before a run amounts.py and modes.py turn what a blend file asks for into shares,
-mistakes.py finds what it should not, plan.py tells what will be drawn; afterwards verify.py tells what
-was, and history.py and append.py hold a changed blend against its past.
+mistakes.py and scales.py find what it should not (checks.py: what it is held against), plan.py tells
+what will be drawn; afterwards verify.py tells what was, and history.py and append.py hold a changed
+blend against its past.
 """
 
 from data_prep.blend.append import append
