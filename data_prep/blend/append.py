@@ -7,6 +7,7 @@ from itertools import compress
 
 from data_prep.blend.file import pack_source
 from data_prep.blend.model import BLEND_FORMAT_VERSION, Ancestor, Blend, BlendPhase, BlendSource
+from data_prep.blend.packed import check_spans
 from data_prep.blend.weights import decimal_fraction, integer_shares
 from data_prep.errors import UserError, nearest
 from data_prep.indexing.verify import verify
@@ -91,9 +92,7 @@ def _open(blend: Blend, name: str, source: SourceSettings) -> BlendSource:
     if manifest.tokens <= blend.seq_length:
         problem = f"{manifest.tokens} tokens, shorter than a sequence and its label ({blend.seq_length + 1})"
         raise UserError(f"--source {name}", problem, "merge it with another dataset")
-    if source.loss != "all" and manifest.spans is None:
-        problem = f"its loss is of '{source.loss}', and it has no spans: the class of each token is not known"
-        raise UserError(f"--source {name}", problem, "index rendered text, with spans; or say :loss=all")
+    check_spans(name, source, manifest)
     spec = PackSpec(blend.seq_length, blend.seed, source.policy, blend.split)
     return pack_source(name, prefix, manifest, spec, source.kind, source.loss)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from data_prep.blend import append, mistakes, plan_table, read_blend, write_blend
 from data_prep.blend.checks import Checks, read_plan, write_plan
 from data_prep.blend.model import Blend
+from data_prep.blend.plan import with_packing
 from data_prep.errors import UserError, nearest
 from data_prep.settings import MeantMistake, SourceSettings
 from megatron_ipt.cli.blend import count
@@ -49,6 +50,7 @@ def append_phase(place: Path, wanted: Wanted, out: Path | None) -> None:
     target = out or path
     target.parent.mkdir(parents=True, exist_ok=True)
     write_blend(new, target)
+    table = with_packing(table, new)
     write_plan(target.with_name("plan.json"), table.to_json(), checks)
     show_plan(table)
     show_lines([f"{target}: the first {first:,} samples are those of blend {old.hash[:12]}"], "wrote")
