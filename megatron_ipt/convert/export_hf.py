@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import FAMILIES, read_config
-from megatron_ipt.convert.families.llama import Weights
+from megatron_ipt.convert.families.weights import Weights
 from megatron_ipt.convert.models import open_model
 from megatron_ipt.mcore.checkpoint import RunCard, resolve
 from megatron_ipt.mcore.model import named_parameters

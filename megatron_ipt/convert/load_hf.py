@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import FAMILIES
-from megatron_ipt.convert.families.llama import Weights
+from megatron_ipt.convert.families.weights import Weights
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.model import named_parameters
 
