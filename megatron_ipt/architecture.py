@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 from data_prep.errors import UserError
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
+FAMILIES: Final[dict[str, dict[str, bool]]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {"add_qkv_bias": True},
+    "qwen3": {"qk_layernorm": True},
+}
+"""What each family has in every layer beyond Llama's (Megatron's names)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Llama 3.1's rotary frequencies: those of long waves divided by `factor`, those of short ones kept.
+
+    A wave is long above `original_max_position_embeddings` / `low_freq_factor` [tokens], and short below the same over
+    `high_freq_factor`; between the two the frequency is interpolated.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A Llama-style decoder: RMS norm, rotary positions, SwiGLU, grouped-query attention, no biases."""
+    """A Llama-style decoder: RMS norm, rotary positions, SwiGLU, grouped-query attention.
+
+    `window_size` is Megatron's: (places before its own, places after it) that a token may look at, None for all before.
+    """
 
     num_layers: int
     hidden_size: int
@@ -25,12 +50,24 @@ class Architecture:
     share_embeddings_and_output_weights: bool = False
     init_method_std: float = 0.02
     family: str = "llama"
+    add_qkv_bias: bool = False
+    qk_layernorm: bool = False
+    window_size: tuple[int, int] | None = None
+    rope_scaling: RopeScaling | None = None
+
+    def __post_init__(self) -> None:
+        """Read back what JSON made of the last two."""
+        if isinstance(self.window_size, list):
+            object.__setattr__(self, "window_size", tuple(self.window_size))
+        if isinstance(self.rope_scaling, dict):
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
 
     def parameters(self, vocab_size: int | None = None) -> int:
         """Number of weights, with the vocabulary as it is or padded to `vocab_size`."""
         heads = self.num_attention_heads + 2 * self.num_query_groups
         attention = self.hidden_size * self.kv_channels * (heads + self.num_attention_heads)
         layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        layer += self.add_qkv_bias * heads * self.kv_channels + self.qk_layernorm * 2 * self.kv_channels
         tables = 1 if self.share_embeddings_and_output_weights else 2
         return self.num_layers * layer + self.hidden_size + tables * (vocab_size or self.vocab_size) * self.hidden_size
 
@@ -42,9 +79,16 @@ def with_settings(base: Architecture | None, model: ModelSettings) -> Architectu
     """`base` (from a Hugging Face directory, or nothing) with the numbers that the recipe sets itself."""
     names = {field.name for field in fields(Architecture)} & set(ModelSettings.model_fields)
     given = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
+    family = given.get("family", base.family if base else "llama")
+    if given.get("window_size") and family != "mistral":
+        problem = f"a model of family {family} has no window over every layer"
+        raise UserError("model.window_size", problem, "set model.family: mistral, or leave it out")
     if base is not None:
+        if family != base.family:
+            problem = f"{family}, but the config.json of model.load_hf is of family {base.family}"
+            raise UserError("model.family", problem, "leave it out")
         return replace(base, **given)
-    defaults = {"layernorm_epsilon": 1e-5, "rotary_base": 10000.0, **given}
+    defaults = {"layernorm_epsilon": 1e-5, "rotary_base": 10000.0, **FAMILIES[family], **given}
     if "num_attention_heads" in given:
         defaults.setdefault("num_query_groups", given["num_attention_heads"])
         if "hidden_size" in given:

@@ -87,9 +87,10 @@ def split_qkv(value: torch.Tensor, architecture: Architecture) -> tuple[torch.Te
     """The inverse of `load_hf.fuse_qkv`: query, key and value rows out of `[q heads; k; v]` a group."""
     groups, width = architecture.num_query_groups, architecture.kv_channels
     queries = architecture.num_attention_heads // groups * width
-    grouped = value.reshape(groups, queries + 2 * width, -1)
+    rest = value.shape[1:]
+    grouped = value.reshape(groups, queries + 2 * width, *rest)
     query, key, values = grouped.split((queries, width, width), dim=1)
-    return query.reshape(-1, value.shape[1]), key.reshape(-1, value.shape[1]), values.reshape(-1, value.shape[1])
+    return query.reshape(-1, *rest), key.reshape(-1, *rest), values.reshape(-1, *rest)
 
 
 def _write_config(

@@ -69,10 +69,13 @@ def load_hf(chunks: Sequence[torch.nn.Module], directory: Path, architecture: Ar
 
 
 def fuse_qkv(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, width: int) -> torch.Tensor:
-    """[heads x width, hidden], 2 x [groups x width, hidden] -> for each group its query heads, then k, then v."""
-    groups, hidden = key.shape[0] // width, key.shape[1]
-    parts = (query.reshape(groups, -1, hidden), key.reshape(groups, -1, hidden), value.reshape(groups, -1, hidden))
-    return torch.cat(parts, dim=1).reshape(-1, hidden)
+    """[heads x width, hidden], 2 x [groups x width, hidden] -> for each group its query heads, then k, then v.
+
+    Of biases the same, without the last dimension.
+    """
+    groups, rest = key.shape[0] // width, key.shape[1:]
+    parts = [part.reshape(groups, -1, *rest) for part in (query, key, value)]
+    return torch.cat(parts, dim=1).reshape(-1, *rest)
 
 
 def _share(rows: int, rank: int, size: int) -> slice:
@@ -102,7 +105,7 @@ def _qkv(source: SafetensorsDirectory, w: Weights, a: Architecture, shape: Shape
     parts = []
     for name, count in zip(w.names, heads, strict=True):
         rows = count * a.kv_channels
-        parts.append(source.slice(name, (rows, shape[1]))[_share(rows, rank, size)])
+        parts.append(source.slice(name, (rows, *shape[1:]))[_share(rows, rank, size)])
     return fuse_qkv(parts[0], parts[1], parts[2], a.kv_channels)
 
 

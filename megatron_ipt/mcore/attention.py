@@ -1,7 +1,7 @@
 """Attention through torch's scaled_dot_product_attention, where Transformer Engine's cannot be or does not fit.
 
-That is on a CPU, and on a GPU too for document masks under context parallelism (context.py says why).  There each rank
-has the queries of its own places and gathers the keys and values of all: exact, whatever the mask.
+That is on a CPU, and on a GPU too for document masks under context parallelism (context.py says why), and for windows.
+There each rank has the queries of its own places and gathers the keys and values of all: exact, whatever the mask.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from megatron_ipt.mcore.context import causally_blocked
 
 
 class DotProductAttention(torch.nn.Module):
-    """Causal attention.  Shapes are Megatron's: [sequence, batch, heads, width], or packed, [tokens, heads, width]."""
+    """Causal attention, perhaps within a window of the last `window_size[0]` places and a token's own.
+
+    Shapes are Megatron's: [sequence, batch, heads, width], or packed, [tokens, heads, width].
+    """
 
     def __init__(self, config: TransformerConfig, *_: Any, softmax_scale: float | None = None, **__: Any) -> None:
         super().__init__()
         self.scale = softmax_scale
         self.context_parallel_size = config.context_parallel_size
+        self.behind = None if config.window_size is None else config.window_size[0]
 
     def forward(
         self,
@@ -43,9 +47,12 @@ class DotProductAttention(torch.nn.Module):
         blocked = attention_mask
         if self.context_parallel_size > 1:
             key, value = _gathered(key, value)
-            if blocked is None:
-                rank = mpu.get_context_parallel_rank()
-                blocked = causally_blocked(len(key), self.context_parallel_size, rank, key.device)
+        windowed = self._windowed(len(key))
+        if windowed or (blocked is None and self.context_parallel_size > 1):
+            rank = mpu.get_context_parallel_rank()
+            behind = self.behind if windowed else None
+            unseen = causally_blocked(len(key), self.context_parallel_size, rank, key.device, behind)
+            blocked = unseen if blocked is None else blocked | unseen
         length, batch, heads, width = query.shape
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         out = self._attend(query, key, value, blocked)
@@ -58,8 +65,18 @@ class DotProductAttention(torch.nn.Module):
         assert packed_seq_params.qkv_format == "thd", packed_seq_params.qkv_format
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
         parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (query, key, value)), strict=True)
-        out = torch.cat([self._attend(q, k, v, None) for q, k, v in parts], dim=2)
-        return out[0].transpose(0, 1).flatten(1)
+        unseen = None
+        if self._windowed(max(lengths)):  # depends on distances alone: a part of it is a shorter document's
+            unseen = causally_blocked(max(lengths), 1, 0, key.device, self.behind)
+        out = [
+            self._attend(q, k, v, None if unseen is None else unseen[:length, :length])
+            for length, (q, k, v) in zip(lengths, parts, strict=True)
+        ]
+        return torch.cat(out, dim=2)[0].transpose(0, 1).flatten(1)
+
+    def _windowed(self, length: int) -> bool:
+        """Whether the window hides anything of `length` places."""
+        return self.behind is not None and self.behind + 1 < length
 
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocked: torch.Tensor | None

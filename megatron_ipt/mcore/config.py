@@ -27,7 +27,8 @@ from megatron_ipt.recipe import nearest_few
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
 _SECTIONS: dict[str, type[BaseModel]] = {"train": TrainSettings, "model": ModelSettings}
-UNSUPPORTED = ("expert_model_parallel_size", "num_moe_experts")
+UNSUPPORTED = ("expert_model_parallel_size", "num_moe_experts", "window_attn_skip_freq", "qk_l2_norm")
+OF_A_FAMILY = {"add_qkv_bias": "qwen2", "qk_layernorm": "qwen3"}
 
 
 def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallelConfig)](
@@ -62,6 +63,8 @@ def _free(section: str, extra: Mapping[str, Any], owned: Mapping[str, Any]) -> M
         if name in owned:
             keys = [f"{part}.{name}" for part, model in _SECTIONS.items() if name in model.model_fields]
             mend = f"use the key {keys[0]}" if keys else "leave it out: it has no key, it follows from the others"
+            if name in OF_A_FAMILY:
+                mend = f"leave it out: models of family {OF_A_FAMILY[name]} have it (model.load_hf, or model.family)"
             raise UserError(f"{section}.{name}", "is set by the trainer", mend)
         if name in UNSUPPORTED:
             raise UserError(f"{section}.{name}", "is not supported by our layers or batches", "leave it out")
@@ -83,6 +86,9 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
     values: dict[str, Any] = {
         **{name: getattr(architecture, name) for name in names},
         "layernorm_epsilon": architecture.layernorm_epsilon,
+        "add_qkv_bias": architecture.add_qkv_bias,
+        "qk_layernorm": architecture.qk_layernorm,
+        "window_size": architecture.window_size,
         "init_method_std": architecture.init_method_std,
         "normalization": "RMSNorm",
         "gated_linear_unit": True,

@@ -61,6 +61,8 @@ def inputs(batch: Mapping[str, torch.Tensor], train: TrainSettings) -> Inputs:
 @functools.lru_cache(maxsize=8)
 def places(length: int, size: int, rank: int, device: torch.device) -> torch.Tensor:
     """Places in the sequence of the tokens that context-parallel rank `rank` holds, int64 [length / size]."""
+    if size == 1:
+        return torch.arange(length, device=device)
     chunks = torch.arange(length, device=device).view(2 * size, -1)
     return torch.cat([chunks[rank], chunks[2 * size - 1 - rank]])
 
@@ -72,9 +74,15 @@ def gathered_places(length: int, size: int, device: torch.device) -> torch.Tenso
 
 
 @functools.lru_cache(maxsize=8)
-def causally_blocked(length: int, size: int, rank: int, device: torch.device) -> torch.Tensor:
-    """Where this rank's queries must not look for lying behind them, bool [length / size, length]."""
-    return gathered_places(length, size, device)[None, :] > places(length, size, rank, device)[:, None]
+def causally_blocked(
+    length: int, size: int, rank: int, device: torch.device, behind: int | None = None
+) -> torch.Tensor:
+    """Where this rank's queries must not look: at later places, and at those more than `behind` places before.
+
+    Bool [length / size, length], keys in the order in which ranks hold them.
+    """
+    distance = places(length, size, rank, device)[:, None] - gathered_places(length, size, device)[None, :]
+    return distance < 0 if behind is None else (distance < 0) | (distance > behind)
 
 
 def blocked(segments: torch.Tensor, size: int, rank: int) -> torch.Tensor:

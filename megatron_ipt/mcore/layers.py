@@ -42,17 +42,21 @@ def block_spec(
 ) -> TransformerBlockSubmodules | ModuleSpec:
     """The layers that this pipeline rank (and virtual stage) builds.
 
-    With `document_masks` under context parallelism, Transformer Engine's layers have our attention in them.
+    With `document_masks`, or a window, under context parallelism, Transformer Engine's layers have our attention in
+    them.  Norms of query and key are those of the other norms.
     """
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
     if config.transformer_impl == "transformer_engine":
         from megatron.core.extensions.transformer_engine import TENorm
 
-        layer = get_gpt_layer_with_transformer_engine_spec()
-        if document_masks and config.context_parallel_size > 1:
+        layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        if (document_masks or config.window_size is not None) and config.context_parallel_size > 1:
             layer.submodules.self_attention.submodules.core_attention = DotProductAttention
         return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=TENorm)
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
-    layer.submodules.self_attention.submodules.core_attention = DotProductAttention
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = DotProductAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=RMSNorm)

@@ -12,7 +12,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -90,8 +90,16 @@ def build(
                 rotary_base=architecture.rotary_base,
                 vp_stage=vp_stage,
             )
+        _scale_rope(chunk, architecture)
         chunks.append(chunk.to(place))
     return chunks
+
+
+def _scale_rope(chunk: GPTModel, architecture: Architecture) -> None:
+    """Llama 3.1's frequencies.  GPTModel's own `rope_scaling` takes the factor only; the rest is fixed at 3.1's."""
+    scaling, rotary = architecture.rope_scaling, chunk.rotary_pos_emb
+    if scaling is not None:
+        rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, **asdict(scaling))
 
 
 def wrap(chunks: Sequence[GPTModel], config: TransformerConfig, train: TrainSettings) -> list[DistributedDataParallel]:

@@ -5,8 +5,8 @@ split by tensor parallelism under sequence parallelism, else whole on each rank)
 output (heads x width each), key and value (groups x width each), both halves of the feed-forward layer's input and
 their product (3 x ffn).  Attention keeps no scores: both kinds of layers use a fused kernel.  Under FP8, Transformer
 Engine keeps the inputs of matrix products in one byte, so this is above what it takes.  A context-parallel rank has its
-part of the tokens; under document masks too it keeps the gathered keys and values, one of each a query head.  Not
-counted: embeddings, logits and buffers.
+part of the tokens; under document masks or a window it keeps the gathered keys and values too, one of each a query
+head.  Not counted: embeddings, logits and buffers.
 
 A pipeline rank keeps as many micro batches as the schedule has in flight (megatron-core's schedules.py).
 """
@@ -23,7 +23,7 @@ def layer_bytes(architecture: Architecture, train: TrainSettings) -> int:
     tensor = train.tensor_model_parallel_size
     norms = 4 * architecture.hidden_size // (tensor if train.sequence_parallel else 1)
     attention = 2 * (heads + groups) * architecture.kv_channels
-    if train.reset_attention_mask and train.context_parallel_size > 1:
+    if (train.reset_attention_mask or architecture.window_size) and train.context_parallel_size > 1:
         attention += 2 * heads * architecture.kv_channels * train.context_parallel_size
     split = (attention + 3 * architecture.ffn_hidden_size) // tensor
     tokens = train.micro_batch_size * train.seq_length // train.context_parallel_size

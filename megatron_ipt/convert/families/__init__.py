@@ -8,9 +8,9 @@ from typing import Any
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.convert.families import llama
+from megatron_ipt.convert.families import llama, mistral, qwen2, qwen3
 
-FAMILIES = {"llama": llama}
+FAMILIES = {"llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}
 
 
 def read_config(directory: Path) -> dict[str, Any]:
