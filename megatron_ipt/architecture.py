@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from data_prep.errors import UserError
 from megatron_ipt.settings import ModelSettings, TrainSettings
+from megatron_ipt.settings.layout import chunks_of
 
 FAMILIES: Final[dict[str, dict[str, bool]]] = {
     "llama": {},
@@ -107,6 +108,58 @@ def padded_vocab_size(architecture: Architecture, model: ModelSettings, train: T
     return -(-architecture.vocab_size // multiple) * multiple
 
 
+def stage_layers(num_layers: int, train: TrainSettings) -> tuple[tuple[int, ...], ...]:
+    """Layers of each chunk of each pipeline rank; UserError, with what would work, where they cannot be divided."""
+    pipeline, virtual = train.pipeline_model_parallel_size, train.virtual_pipeline_model_parallel_size or 1
+    if train.pipeline_model_parallel_layout:
+        layers = [chunk.count("t") for chunk in chunks_of(train.pipeline_model_parallel_layout)]
+        if sum(layers) != num_layers:
+            problem = f"has {sum(layers)} layers (t), the model {num_layers}"
+            mend = f"use {even_layout(num_layers, len(layers))} or another of {num_layers}"
+            raise UserError("train.pipeline_model_parallel_layout", problem, mend)
+        return tuple(tuple(layers[rank::pipeline]) for rank in range(pipeline))
+    of_rank = _layers_of_ranks(num_layers, train)
+    for layers_here in of_rank:
+        _divides("virtual_pipeline_model_parallel_size", virtual, "the layers of a stage", layers_here, smallest=2)
+    return tuple((layers_here // virtual,) * virtual for layers_here in of_rank)
+
+
+def _layers_of_ranks(num_layers: int, train: TrainSettings) -> list[int]:
+    """Layers of each pipeline rank where no layout is written out: alike, but for the first and the last."""
+    first, last = train.num_layers_in_first_pipeline_stage, train.num_layers_in_last_pipeline_stage
+    pipeline = train.pipeline_model_parallel_size
+    if first is None and last is None:
+        uneven = f", or {_uneven(num_layers, pipeline)}" if pipeline <= num_layers + 2 else ""
+        _divides("pipeline_model_parallel_size", pipeline, "num_layers", num_layers, otherwise=uneven)
+        return [num_layers // pipeline] * pipeline
+    between = pipeline - (first is not None) - (last is not None)
+    left = num_layers - (first or 0) - (last or 0)
+    if (between == 0 and left) or (between and (left < between or left % between)):
+        name = "num_layers_in_last_pipeline_stage" if first is None else "num_layers_in_first_pipeline_stage"
+        room = num_layers if first is None or last is None else num_layers - last
+        of_others = range(between, room, between) if between else (0,)
+        legal = [str(room - others) for others in of_others if room > others]
+        problem = f"leaves {left} of {num_layers} layers for {between} other stages"
+        raise UserError(f"train.{name}", problem, f"use {', '.join([*legal, _uneven(num_layers, pipeline)])}")
+    middle = [left // between] * between if between else []
+    return [*([first] if first is not None else []), *middle, *([last] if last is not None else [])]
+
+
+def _uneven(num_layers: int, pipeline: int) -> str:
+    return f"pipeline_model_parallel_layout: {even_layout(num_layers, pipeline)}"
+
+
+def even_layout(num_layers: int, chunks: int) -> str:
+    """The layout that divides layers as evenly as can be; where they do not divide, the first and the last have less.
+
+    The two also have the embedding and the loss.
+    """
+    by_room = sorted(range(chunks), key=lambda chunk: chunk in (0, chunks - 1))
+    more = set(by_room[: num_layers % chunks])
+    counts = [num_layers // chunks + (chunk in more) for chunk in range(chunks)]
+    return "E" + "|".join(f"t*{count}" if count > 1 else "t" * count for count in counts) + "L"
+
+
 def check_layout(architecture: Architecture, train: TrainSettings, world_size: int) -> None:
     """UserError, with what would work, for a layout that does not divide the model, the batch or the world."""
     tensor, pipeline = train.tensor_model_parallel_size, train.pipeline_model_parallel_size
@@ -120,15 +173,7 @@ def check_layout(architecture: Architecture, train: TrainSettings, world_size: i
     if train.sequence_parallel:
         part = "seq_length" if context == 1 else "a context-parallel rank's part of seq_length"
         _divides("tensor_model_parallel_size", tensor, part, train.seq_length // context)
-    _divides("pipeline_model_parallel_size", pipeline, "num_layers", architecture.num_layers)
-    if train.virtual_pipeline_model_parallel_size:
-        _divides(
-            "virtual_pipeline_model_parallel_size",
-            train.virtual_pipeline_model_parallel_size,
-            "the layers of a stage",
-            architecture.num_layers // pipeline,
-            smallest=2,
-        )
+    stage_layers(architecture.num_layers, train)
     names = "tensor_model_parallel_size x pipeline_model_parallel_size"
     if context > 1:
         names += " x context_parallel_size"
@@ -147,9 +192,8 @@ def check_layout(architecture: Architecture, train: TrainSettings, world_size: i
         _divides("pipeline_model_parallel_size", pipeline, "the micro batches of a step on a rank", count)
 
 
-def _divides(setting: str, parts: int, name: str, whole: int, smallest: int = 1) -> None:
+def _divides(setting: str, parts: int, name: str, whole: int, smallest: int = 1, otherwise: str = "") -> None:
     if whole % parts:
         legal = [size for size in range(smallest, min(whole, 64) + 1) if whole % size == 0]
-        raise UserError(
-            f"train.{setting}", f"{parts} does not divide {name} ({whole})", f"use one of {', '.join(map(str, legal))}"
-        )
+        problem = f"{parts} does not divide {name} ({whole})"
+        raise UserError(f"train.{setting}", problem, f"use one of {', '.join(map(str, legal))}{otherwise}")

@@ -27,7 +27,18 @@ from megatron_ipt.recipe import nearest_few
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
 _SECTIONS: dict[str, type[BaseModel]] = {"train": TrainSettings, "model": ModelSettings}
-UNSUPPORTED = ("expert_model_parallel_size", "num_moe_experts", "window_attn_skip_freq", "qk_l2_norm")
+UNSUPPORTED = {
+    **dict.fromkeys(("expert_model_parallel_size", "num_moe_experts"), "leave it out"),
+    **dict.fromkeys(("window_attn_skip_freq", "qk_l2_norm"), "leave it out"),
+    "account_for_embedding_in_pipeline_split": "use train.pipeline_model_parallel_layout",
+    "account_for_loss_in_pipeline_split": "use train.pipeline_model_parallel_layout",
+}
+_UNEVEN = (
+    "pipeline_model_parallel_layout",
+    "num_layers_in_first_pipeline_stage",
+    "num_layers_in_last_pipeline_stage",
+)
+_RECOMPUTED = ("recompute_granularity", "recompute_method", "recompute_num_layers", "recompute_modules")
 OF_A_FAMILY = {"add_qkv_bias": "qwen2", "qk_layernorm": "qwen3"}
 
 
@@ -67,7 +78,7 @@ def _free(section: str, extra: Mapping[str, Any], owned: Mapping[str, Any]) -> M
                 mend = f"leave it out: models of family {OF_A_FAMILY[name]} have it (model.load_hf, or model.family)"
             raise UserError(f"{section}.{name}", "is set by the trainer", mend)
         if name in UNSUPPORTED:
-            raise UserError(f"{section}.{name}", "is not supported by our layers or batches", "leave it out")
+            raise UserError(f"{section}.{name}", "is not supported by our layers or batches", UNSUPPORTED[name])
     return extra
 
 
@@ -103,6 +114,8 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
         "pipeline_model_parallel_size": train.pipeline_model_parallel_size,
         "context_parallel_size": train.context_parallel_size,
         "virtual_pipeline_model_parallel_size": virtual,
+        **{name: getattr(train, name) for name in _UNEVEN},
+        **{name: getattr(train, name) for name in _RECOMPUTED},
         "sequence_parallel": train.sequence_parallel,
         "calculate_per_token_loss": True,
         # the interleaved schedule is silently wrong with batched point-to-point messages (0.19, gloo)
@@ -125,6 +138,12 @@ def check_runs_here(config: TransformerConfig) -> None:
                 "set it to local, or to auto",
             )
         return
+    if config.recompute_granularity == "selective" and "layernorm" in (config.recompute_modules or ()):
+        raise UserError(
+            "train.recompute_modules",
+            "layernorm needs Transformer Engine's layers, and these are the local ones",
+            "leave it out, or use core_attn and mlp",
+        )
     for name in ("fp8", "fp4"):
         if getattr(config, name):
             raise UserError(

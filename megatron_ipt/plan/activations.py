@@ -13,6 +13,8 @@ A pipeline rank keeps as many micro batches as the schedule has in flight (megat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.settings import TrainSettings
 
@@ -30,18 +32,25 @@ def layer_bytes(architecture: Architecture, train: TrainSettings) -> int:
     return (norms + split) * tokens * (2 if train.bf16 else 4)
 
 
-def in_flight(train: TrainSettings, pipeline_rank: int, layers: int, micro_batches: int) -> int:
-    """Layers x micro batches that a pipeline rank of `layers` layers keeps at the fullest moment of a step."""
-    stages, chunks = train.pipeline_model_parallel_size, train.virtual_pipeline_model_parallel_size or 1
+def in_flight(train: TrainSettings, pipeline_rank: int, chunks: Sequence[int], micro_batches: int) -> int:
+    """Layers x micro batches that a rank with these layers in its `chunks` keeps at the fullest moment, at most.
+
+    Exact where its chunks are alike; else the passes in flight are counted in the fullest chunks first.
+    """
+    stages = train.pipeline_model_parallel_size
     behind = stages - pipeline_rank - 1
-    warm_up = behind if chunks == 1 else 2 * behind + (chunks - 1) * stages
-    return min(warm_up + 1, micro_batches * chunks) * (layers // chunks)
+    warm_up = behind if len(chunks) == 1 else 2 * behind + (len(chunks) - 1) * stages
+    passes, kept = min(warm_up + 1, micro_batches * len(chunks)), 0
+    for layers in sorted(chunks, reverse=True):
+        here = min(passes, micro_batches)
+        kept, passes = kept + here * layers, passes - here
+    return kept
 
 
 def kept_bytes(
-    architecture: Architecture, train: TrainSettings, pipeline_rank: int, layers: int, micro_batches: int
+    architecture: Architecture, train: TrainSettings, pipeline_rank: int, chunks: Sequence[int], micro_batches: int
 ) -> int | None:
     """Bytes of activations on a rank; None where the recipe recomputes some of them."""
-    if train.transformer_config.get("recompute_granularity"):
+    if train.recompute_granularity:
         return None
-    return in_flight(train, pipeline_rank, layers, micro_batches) * layer_bytes(architecture, train)
+    return in_flight(train, pipeline_rank, chunks, micro_batches) * layer_bytes(architecture, train)

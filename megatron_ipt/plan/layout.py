@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size
+from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size, stage_layers
 from megatron_ipt.mcore.dry import RankModel, build_rank, check_settings
 from megatron_ipt.plan.activations import kept_bytes
 from megatron_ipt.settings import ModelSettings, TrainSettings
@@ -136,7 +136,9 @@ def _stage(
     (count,) = counts
     first = ranks[0]
     of_layers = [weight for weight in first.parameters if weight.name.startswith("decoder.layers.")]
+    chunks = stage_layers(architecture.num_layers, train)[first.pipeline_rank]
     layers = len({weight.name.split(".")[2] for weight in of_layers})
+    assert layers == sum(chunks), f"built {layers} layers where {chunks} belong"
     matrices = sum(math.prod(weight.shape) for weight in of_layers if len(weight.shape) > 1)
     return Stage(
         first.pipeline_rank,
@@ -144,7 +146,7 @@ def _stage(
         layers,
         count,
         static_bytes(count, matrices, train, copies),
-        kept_bytes(architecture, train, first.pipeline_rank, layers, micro_batches),
+        kept_bytes(architecture, train, first.pipeline_rank, chunks, micro_batches),
     )
 
 

@@ -41,8 +41,8 @@ for padding in (1, 128):
     found[padding] = plan(64, f"model.make_vocab_size_divisible_by={{padding}}")
 found["one_replica"] = plan(32)
 found["bf16"] = plan(64, "train.transformer_config.fp8=null")
-recompute = "recompute_granularity: full, recompute_method: uniform, recompute_num_layers: 1"
-found["recomputed"] = plan(64, "train.transformer_config={{" + recompute + "}}")
+recompute = ("granularity=full", "method=uniform", "num_layers=1")
+found["recomputed"] = plan(64, *("train.recompute_" + setting for setting in recompute))
 recipe = load_recipe(Path({str(RECIPE)!r}))
 architecture = with_settings(None, recipe.model)
 built = config.transformer_config(architecture, recipe.train)

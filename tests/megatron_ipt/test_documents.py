@@ -30,9 +30,7 @@ LAYOUTS = {
     "tp2_sp": ["train.tensor_model_parallel_size=2", "train.sequence_parallel=true"],
     "pp2": ["train.pipeline_model_parallel_size=2"],
 }
-RECOMPUTED = [
-    f"train.transformer_config.recompute_{name}" for name in ("granularity=full", "method=uniform", "num_layers=1")
-]
+RECOMPUTED = [f"train.recompute_{name}" for name in ("granularity=full", "method=uniform", "num_layers=1")]
 TRAINED = {"cp2_whole": CP2, **{f"{name}_documents": [*layout, *MASKED] for name, layout in LAYOUTS.items()}}
 
 

@@ -58,6 +58,13 @@ def test_interpolation_refers_to_other_keys(recipe: Path) -> None:
         ("train.sequence_parallel=true", "sequence_parallel needs tensor_model_parallel_size > 1"),
         ("train.virtual_pipeline_model_parallel_size=2", "needs pipeline_model_parallel_size > 1"),
         ("train.overlap_param_gather=true", "overlap_param_gather needs use_distributed_optimizer and overlap_grad"),
+        ("train.recompute_granularity=full", "recompute_granularity: full needs recompute_method"),
+        (
+            "train.recompute_modules=[mlp]",
+            "recompute_modules goes with recompute_granularity: selective",
+        ),
+        ("train.pipeline_model_parallel_layout=EttL", "layout needs pipeline_model_parallel_size > 1"),
+        ("model.window_size=[8,8]", "use [W - 1, 0], W at least 1: attention is causal"),
         ("train.min_lr=1", "min_lr=1.0 must not exceed lr"),
         ("train.fp8", "not an override"),
         ("--only", "not an override"),
