@@ -67,9 +67,35 @@ def test_settings_replace_single_numbers() -> None:
     assert changed.num_layers == 30
 
 
+SCRATCH = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "vocab_size": 100}
+
+
+def test_a_family_from_scratch_has_its_parts() -> None:
+    """By hand: 3 x 64 biases, or norms of width 16 of query and key, in each of 2 layers."""
+    plain = with_settings(None, ModelSettings(**SCRATCH))
+    biased, normed = (with_settings(None, ModelSettings(**SCRATCH, family=name)) for name in ("qwen2", "qwen3"))
+    assert (biased.add_qkv_bias, normed.qk_layernorm) == (True, True)
+    assert biased.parameters() - plain.parameters() == 2 * 3 * 64
+    assert normed.parameters() - plain.parameters() == 2 * 2 * 16
+    windowed = with_settings(None, ModelSettings(**SCRATCH, family="mistral", window_size=(7, 0)))
+    assert (windowed.window_size, windowed.parameters()) == ((7, 0), plain.parameters())
+
+
+@pytest.mark.parametrize(
+    ("base", "settings", "told"),
+    [
+        (SMOLLM2, {"family": "mistral"}, "mistral, but the config.json of model.load_hf is of family llama"),
+        (None, {**SCRATCH, "window_size": (7, 0)}, "a model of family llama has no window over every layer"),
+    ],
+)
+def test_a_part_that_the_family_has_not_is_refused(base: Any, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as raised:
+        with_settings(base, ModelSettings(**settings))
+    assert told in str(raised.value)
+
+
 def test_a_model_from_scratch_needs_its_numbers() -> None:
     with pytest.raises(UserError, match="num_layers"):
         with_settings(None, ModelSettings(hidden_size=64, num_attention_heads=4))
-    sizes = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "vocab_size": 100}
-    found = with_settings(None, ModelSettings(**sizes))
+    found = with_settings(None, ModelSettings(**SCRATCH))
     assert (found.num_query_groups, found.kv_channels) == (4, 16)

@@ -149,7 +149,11 @@ REFUSED = {
     "partly_rotated": ({"model_type": "llama", "partial_rotary_factor": 0.5}, "part of a head only is rotated"),
     "bias": ({"model_type": "llama", "attention_bias": True}, "attention_bias is not supported: it puts a bias on o_"),
     "bias_of_qwen3": ({"model_type": "qwen3", "attention_bias": True}, "it puts a bias on o_proj too"),
-    "window_of_some": ({"model_type": "qwen2", "use_sliding_window": True}, "the layers from max_window_layers on"),
+    "window_of_some": (
+        {"model_type": "qwen2", "use_sliding_window": True},
+        "use_sliding_window is not supported: some layers",
+    ),
+    "window_by_layer": ({"model_type": "qwen3", "layer_types": ["sliding_attention"]}, "layer_types is not supported"),
     "unknown": ({"model_type": "gemma"}, "supported: llama, mistral, qwen2, qwen3"),
 }
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import even_layout, stage_layers
+from megatron_ipt.plan.activations import in_flight
 from megatron_ipt.settings import TrainSettings
 from megatron_ipt.settings.layout import chunks_of
 
@@ -135,6 +136,23 @@ def test_a_layout_that_cannot_be_is_told(layout: str, told: str) -> None:
             virtual_pipeline_model_parallel_size=3,
             pipeline_model_parallel_layout=BUILT["layout_virtual"]["pipeline_model_parallel_layout"],
         )
+
+
+@pytest.mark.parametrize(
+    ("stages", "chunks", "rank", "expected"),
+    [
+        (2, (3,), 0, 2 * 3),  # one pass before the first backward, and the one in hand
+        (2, (3,), 1, 3),
+        (4, (7,), 1, 3 * 7),
+        (2, (2, 2), 0, 5 * 2),  # 2 behind + 2 of the first chunk, and the one in hand
+        (2, (0, 3), 0, 4 * 3),  # of 5 passes at most 4 are of the chunk that has layers
+        (2, (3, 0), 1, 3 * 3),
+    ],
+)
+def test_activations_of_uneven_chunks(stages: int, chunks: tuple[int, ...], rank: int, expected: int) -> None:
+    """Layers x micro batches of 4, by the warm-up of megatron-core's two schedules."""
+    found = in_flight(train(pipeline_model_parallel_size=stages), rank, chunks, micro_batches=4)
+    assert found == expected
 
 
 @pytest.mark.parametrize(("layers", "chunks"), [(6, 2), (30, 4), (80, 7), (2, 4)])

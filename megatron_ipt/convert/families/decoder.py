@@ -56,12 +56,14 @@ def _rope_scaling(rope: Mapping[str, Any], config: Mapping[str, Any], path: Path
 
 def refuse(config: Mapping[str, Any], path: Path, **reasons: str) -> None:
     """UserError for the first key of `reasons` that the config.json has switched on."""
+    if "sliding_attention" in (config.get("layer_types") or ()):
+        raise UserError(path, f"layer_types is not supported: {WINDOW_OF_SOME_LAYERS}", "use a model without it")
     for key, reason in reasons.items():
         if config.get(key):
             raise UserError(path, f"{key} is not supported: {reason}", "use a model without it")
 
 
-WINDOW_OF_SOME_LAYERS = "the layers from max_window_layers on have a window, and ours all have the same"
+WINDOW_OF_SOME_LAYERS = "some layers have a window (from max_window_layers on), and ours are all alike"
 BIAS_OF_O_PROJ = "it puts a bias on o_proj too"
 
 
