@@ -88,8 +88,8 @@ def test_smollm2_has_the_loss_of_one_process_in_bf16(tiny: TinyRun, train_layout
     for name in ("config.json", "model.safetensors"):  # without its tokenizer, which is not the data's
         (tmp_path / name).symlink_to(model / name)
     start = [f"model.load_hf={tmp_path}", "train.parity_gate=false", "train.lr=1e-4", "train.bf16=true"]
-    start += [f"train.train_iters={STEPS}"]
-    layouts = {"pp2_uneven": [*PP2, "train.num_layers_in_first_pipeline_stage=16"], "dp2": [], "cp2": LAYOUTS["cp2"]}
+    start += [f"train.train_iters={STEPS}", "train.global_batch_size=4"]
+    layouts = {"pp2_uneven": [*PP2, "train.num_layers_in_first_pipeline_stage=16"], "dp2": LAYOUTS["dp2_overlap"]}
     expected = losses(train_layouts(1, {"smollm2": start})["smollm2"])
     found = train_layouts(2, {f"smollm2_{name}": [*start, *layout] for name, layout in layouts.items()})
     for name in layouts:

@@ -28,8 +28,8 @@ BUILT: dict[str, dict[str, Any]] = {
         "num_layers_in_last_pipeline_stage": 2,
     },
     "layout": {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "Ett|ttttL"},
-    "layout_virtual": {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "Et|tt|tt|tL"},
-    "tables_alone": {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "E|ttt|ttt|L"},
+    "layout_virtual": {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "Et|ttt|t|tL"},
+    "tables_alone": {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "E|tt|tttt|L"},
 }
 
 ASK = """
