@@ -180,16 +180,17 @@ def check_layout(architecture: Architecture, train: TrainSettings, world_size: i
     _divides(names, train.model_parallel_size, "the world", world_size)
     replicas = world_size // train.model_parallel_size
     batch = train.micro_batch_size * replicas
-    if train.global_batch_size % batch:
-        below, above = train.global_batch_size // batch * batch, (train.global_batch_size // batch + 1) * batch
-        raise UserError(
-            "train.global_batch_size",
-            f"{train.global_batch_size} is no multiple of micro_batch_size x data-parallel size = {batch}",
-            f"use {below or above} or {above}" if below else f"use {above}",
-        )
-    if train.virtual_pipeline_model_parallel_size:
-        count = train.global_batch_size // batch
-        _divides("pipeline_model_parallel_size", pipeline, "the micro batches of a step on a rank", count)
+    for size in train.batch_sizes.sizes:
+        if size % batch:
+            below, above = size // batch * batch, (size // batch + 1) * batch
+            raise UserError(
+                "train.global_batch_size" if size == train.global_batch_size else "train.step_batch_size_schedule",
+                f"{size} is no multiple of micro_batch_size x data-parallel size = {batch}",
+                f"use {below or above} or {above}" if below else f"use {above}",
+            )
+        if train.virtual_pipeline_model_parallel_size:
+            count = size // batch
+            _divides("pipeline_model_parallel_size", pipeline, "the micro batches of a step on a rank", count)
 
 
 def _divides(setting: str, parts: int, name: str, whole: int, smallest: int = 1, otherwise: str = "") -> None:

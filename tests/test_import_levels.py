@@ -31,6 +31,7 @@ LEVELS: list[set[str]] = [
 SHARED = {
     *CONTRACTS,
     "data_prep.readers",
+    "data_prep.indexing.lineage",
     "data_prep.indexing.reader",
     "data_prep.indexing.spans",
     "data_prep.indexing.verify",

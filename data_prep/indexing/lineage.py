@@ -16,7 +16,7 @@ Row groups have ROW_GROUP rows each, whatever the shards were, so that the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -127,16 +127,29 @@ def read_row(prefix: Path, document: int) -> dict[str, Any]:
 
     Errors: a UserError as above; IndexError outside.
     """
+    return read_rows(prefix, [document])[document]
+
+
+def read_rows(prefix: Path, documents: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The rows of some documents, each row group read once.
+
+    Errors: a UserError as above; IndexError outside.
+    """
     path = lineage_path(prefix)
+    wanted, found = sorted(set(documents)), dict[int, dict[str, Any]]()
     with open_lineage(path) as file:
-        if not 0 <= document < file.metadata.num_rows:
-            raise IndexError(f"document {document} of {file.metadata.num_rows}")
-        group, row = 0, document
-        while row >= file.metadata.row_group(group).num_rows:
-            row -= file.metadata.row_group(group).num_rows
-            group += 1
-        found: dict[str, Any] = read_group(file, group, path).slice(row, 1).to_pylist()[0]
-        return found
+        for document in wanted:
+            if not 0 <= document < file.metadata.num_rows:
+                raise IndexError(f"document {document} of {file.metadata.num_rows}")
+        first = 0
+        for group in range(file.num_row_groups):
+            stop = first + file.metadata.row_group(group).num_rows
+            inside = [document for document in wanted if first <= document < stop]
+            if inside:
+                rows = read_group(file, group, path).take([document - first for document in inside])
+                found.update(zip(inside, rows.to_pylist(), strict=True))
+            first = stop
+    return found
 
 
 def read_group(file: pq.ParquetFile, group: int, path: Path) -> pa.Table:

@@ -46,7 +46,8 @@ def read_run(folder: Path, blend: Path | None = None) -> RunRecord:
         raise UserError(folder, "no train/metrics.jsonl: not a run's folder, or not begun", "give the run's output_dir")
     card = _newest_card(paths.checkpoints if metrics == paths.metrics else folder)
     path = blend or _blend_of(paths, card)
-    stretches = tuple(_stretch(row, metrics) for row in read_metrics(metrics) if row.get("kind") == "train")
+    steps = [row for row in read_metrics(metrics) if row.get("kind") in ("train", "skipped")]
+    stretches = tuple(_stretch(row, metrics) for row in steps)
     saved = int(card["consumed_samples"]) if card else None
     consumed = max([stretch.stop for stretch in stretches] + [saved or 0])
     told = str(card["blend_hash"]) if card else None

@@ -107,7 +107,7 @@ def filled_blend(run: Context) -> BlendSettings:
         sources[name] = source.model_copy(update={"prefix": prefix.absolute()})
     samples = settings.train_samples
     if samples is None and settings.train_tokens is None and train:
-        samples = train.train_iters * train.global_batch_size
+        samples = train.batch_sizes.consumed_after(train.train_iters)
     return settings.model_copy(update={"sources": sources, "train_samples": samples or None})
 
 

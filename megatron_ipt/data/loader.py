@@ -55,11 +55,11 @@ def read_ahead(
     """The loader of a training run from sample `consumed_samples` on; of each tensor-parallel group one rank reads."""
     from megatron_ipt.mcore import parallel
 
-    stop = consumed_samples + steps_left * train.global_batch_size
-    place = (ranks.data_parallel_rank, ranks.data_parallel_size)
+    rank, size = ranks.data_parallel_rank, ranks.data_parallel_size
+    batches = train.batch_sizes.steps(consumed_samples, steps_left)
     return Loader(
         sample,
-        steps(consumed_samples, stop, train.global_batch_size, *place),
+        (indices(batch.start, len(batch), rank, size) for batch in batches),
         train.micro_batch_size,
         reads=parallel.tensor_parallel_rank() == 0,
         share=parallel.share_tensor_parallel,

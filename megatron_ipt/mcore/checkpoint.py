@@ -18,7 +18,7 @@ import json
 import queue
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,10 @@ CARD_FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class RunCard:
-    """What a checkpoint is.  `consumed_samples` with `blend_hash` is the whole data position."""
+    """What a checkpoint is.  `consumed_samples` with `blend_hash` is the whole data position.
+
+    `spikes` is what the spike rule remembers (training/spikes.py); empty in cards of before.
+    """
 
     iteration: int
     consumed_samples: int
@@ -53,6 +56,7 @@ class RunCard:
     load_hf: str
     versions: dict[str, str]
     recipe: dict[str, Any]
+    spikes: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -222,14 +222,17 @@ def run_batch(
     *,
     backward: bool,
     sources: int = 1,
+    global_batch_size: int | None = None,
 ) -> Losses:
     """One global batch, forward and perhaps backward: its losses, the same on every rank.
 
     `batches` makes a new iterator over this rank's micro batches.  Gradients stay in the chunks' buffers.
+    `global_batch_size`: samples of the batch over all ranks, while a ramp goes on; default `train`'s.
     """
     replicas = mpu.get_data_parallel_world_size()
     step = functools.partial(forward_step, train, sources)
-    reports = _schedule(chunks, batches, train, step, train.global_batch_size // replicas, not backward)
+    samples = (global_batch_size or train.global_batch_size) // replicas
+    reports = _schedule(chunks, batches, train, step, samples, not backward)
     total = torch.zeros(1 + sources, _COLUMNS, dtype=torch.float64, device=device.pick("device"))
     for report in reports:
         total += report["loss"]

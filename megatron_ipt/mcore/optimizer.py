@@ -5,7 +5,7 @@ from __future__ import annotations
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from megatron.core.distributed import DistributedDataParallel
@@ -19,9 +19,11 @@ __all__ = [
     "MegatronOptimizer",
     "OptimizerParamScheduler",
     "build",
-    "build_schedule",
+    "build_scheduler",
+    "gradient_norm",
     "groups_as_saved",
     "learning_rate",
+    "rates_lent",
     "step",
     "zero_grad",
 ]
@@ -35,43 +37,48 @@ def build(train: TrainSettings, chunks: Sequence[DistributedDataParallel]) -> Me
     return optimizer
 
 
-def build_schedule(
-    train: TrainSettings, optimizer: MegatronOptimizer, consumed_samples: int
+def build_scheduler(
+    train: TrainSettings, optimizer: MegatronOptimizer, *, init_lr: float, max_lr: float, min_lr: float, **steps: Any
 ) -> OptimizerParamScheduler:
-    """The learning rate as a function of samples, standing at `consumed_samples`.
+    """Megatron's schedule from `init_lr` over `max_lr` to `min_lr`, in the run's style, standing at its start.
 
-    It is made from the recipe each time and not kept in checkpoints, so a resumed run with other `lr_decay_iters`
-    follows its own recipe.
+    `steps`, in samples: lr_warmup_steps, lr_decay_steps, wsd_decay_steps.
     """
-    batch = train.global_batch_size
-    schedule = OptimizerParamScheduler(
-        optimizer,
-        init_lr=0.0,
-        max_lr=train.lr,
-        min_lr=train.min_lr,
-        lr_warmup_steps=train.lr_warmup_iters * batch,
-        lr_decay_steps=max(train.lr_decay_iters or train.train_iters, 1) * batch,
-        lr_decay_style=train.lr_decay_style,
-        start_wd=train.weight_decay,
-        end_wd=train.weight_decay,
-        wd_incr_steps=max(train.train_iters, 1) * batch,
-        wd_incr_style="constant",
-        wsd_decay_steps=(train.lr_wsd_decay_iters or 0) * batch or None,
-        lr_wsd_decay_style="cosine",
-    )
-    schedule.step(consumed_samples)
-    return schedule
+    with rates_lent(optimizer, train, max_lr, min_lr):
+        return OptimizerParamScheduler(
+            optimizer,
+            init_lr=init_lr,
+            max_lr=max_lr,
+            min_lr=min_lr,
+            lr_decay_style=train.lr_decay_style,
+            start_wd=train.weight_decay,
+            end_wd=train.weight_decay,
+            wd_incr_steps=1,
+            wd_incr_style="constant",
+            lr_wsd_decay_style=train.lr_wsd_decay_style,
+            **steps,
+        )
 
 
 @contextmanager
-def groups_as_saved(optimizer: MegatronOptimizer, train: TrainSettings, saved: Mapping[str, Any]) -> Iterator[None]:
+def rates_lent(optimizer: MegatronOptimizer, train: TrainSettings, max_lr: float, min_lr: float) -> Iterator[None]:
+    """Within, a scheduler sees other rates; afterwards `train`'s hold.
+
+    A parameter group's own `max_lr` and `min_lr` win over the scheduler's, and name the group in checkpoints.
+    """
+    _set_rates(optimizer, max_lr, min_lr)
+    yield
+    _set_rates(optimizer, train.lr, train.min_lr)
+
+
+def groups_as_saved(
+    optimizer: MegatronOptimizer, train: TrainSettings, saved: Mapping[str, Any]
+) -> AbstractContextManager[None]:
     """Lets a checkpoint of a run with another learning rate be loaded within; afterwards `train`'s rates hold.
 
     Megatron knows a saved parameter group by its `max_lr` and `min_lr`, and takes both from the checkpoint.
     """
-    _set_rates(optimizer, float(saved.get("lr", train.lr)), float(saved.get("min_lr", train.min_lr)))
-    yield
-    _set_rates(optimizer, train.lr, train.min_lr)
+    return rates_lent(optimizer, train, float(saved.get("lr", train.lr)), float(saved.get("min_lr", train.min_lr)))
 
 
 def _set_rates(optimizer: MegatronOptimizer, max_lr: float, min_lr: float) -> None:
@@ -79,10 +86,15 @@ def _set_rates(optimizer: MegatronOptimizer, max_lr: float, min_lr: float) -> No
         group["max_lr"], group["min_lr"] = max_lr, min_lr
 
 
-def step(optimizer: MegatronOptimizer) -> tuple[bool, float]:
-    """One update from the gradients in the buffers: (whether it was made, gradient norm before clipping)."""
-    updated, norm, _ = optimizer.step()
-    return bool(updated), float(norm)
+def gradient_norm(optimizer: MegatronOptimizer) -> float:
+    """The global norm of the gradients in the buffers, before clipping: the same that a step computes, bit for bit."""
+    optimizer.prepare_grads()
+    return float(optimizer.get_grad_norm())
+
+
+def step(optimizer: MegatronOptimizer) -> None:
+    """One update from the gradients in the buffers."""
+    optimizer.step()
 
 
 def zero_grad(optimizer: MegatronOptimizer, chunks: Sequence[DistributedDataParallel]) -> None:

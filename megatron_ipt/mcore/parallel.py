@@ -107,6 +107,13 @@ def largest_over_ranks(value: float) -> float:
     return float(tensor)
 
 
+def store() -> dist.Store:
+    """A connection of its own to the store through which the ranks found each other: a thread may wait on it."""
+    store: Any = dist.distributed_c10d._get_default_store()
+    clone: dist.Store = store.clone()
+    return clone
+
+
 def place() -> tuple[int, int]:
     """(rank, world size) of this process."""
     return dist.get_rank(), dist.get_world_size()

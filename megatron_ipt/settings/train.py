@@ -27,6 +27,11 @@ class TrainSettings(CheckpointSettings, OptimizationSettings, LayoutSettings):
     eval_interval: int | None = Field(None, ge=1, description="steps between validations")
     eval_iters: int = Field(8, ge=1, description="global batches of one validation [steps]")
     log_interval: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
+    hang_seconds: float | None = Field(
+        40.0,
+        ge=5,
+        description="the run ends when a step stands still for so long and ten times the slowest; null: never [s]",
+    )
     parity_gate: bool = Field(True, description="refuse to start when loaded weights do not give transformers' logits")
     transformer_config: dict[str, Any] = Field({}, description="further fields of megatron-core's TransformerConfig")
     optimizer_config: dict[str, Any] = Field({}, description="further fields of megatron-core's OptimizerConfig")
@@ -47,6 +52,7 @@ FREE_TO_CHANGE: Final = frozenset(
         *LayoutSettings.model_fields.keys() - {"bf16"},
         *CheckpointSettings.model_fields,
         *("train_iters", "blend", "held_out", "parity_gate", "load_hf", "eval_interval", "eval_iters", "log_interval"),
+        "hang_seconds",
     }
 )
 """Settings that do not change what a step computes: length, places, intervals and layout."""

@@ -3,6 +3,7 @@
     {"kind": "train", "iteration": 7, "consumed_samples": 28, "loss": 3.01, ..., "samples": {"domain": 3, "general": 1},
      "checksums": {"domain": 5214336710, ...}, "sources": {"domain": {"kind": "raw", "loss": 2.9, ...}, ...}}
     {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
+    {"kind": "skipped", "iteration": 8, "reason": "spike", ...}      a step without an update; the rest as for "train"
     {"kind": "parity", ...}, {"kind": "checkpoint", ...}
     {"kind": "stopped", "iteration": 12, "reason": "stop_file"}      or "sigterm"; the run goes on when started again
 
@@ -134,6 +135,14 @@ def _source(name: str, figures: dict[str, Any]) -> str:
     return f"{name}: {loss}, {figures['consumed_tokens']:,} tokens and {figures['epochs']:.3f} epochs so far"
 
 
+def _skipped(row: dict[str, Any], train_iters: int) -> str:
+    counts = ", ".join(f"{count} {reason}" for reason, count in row["skipped"].items() if count)
+    return (
+        f"iteration {row['iteration']:>6}/{train_iters}  no update ({row['reason']})  loss {row['loss']:.4f}  "
+        f"grad norm {row['grad_norm']:.3f}; so far: {counts}"
+    )
+
+
 def _validation(row: dict[str, Any], _: int) -> str:
     return (
         f"iteration {row['iteration']:>6}  {row['name']}: loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits/byte"
@@ -157,6 +166,7 @@ def _stopped(row: dict[str, Any], train_iters: int) -> str:
 
 _TELL = {
     "train": _train,
+    "skipped": _skipped,
     "validation": _validation,
     "parity": _parity,
     "checkpoint": _checkpoint,

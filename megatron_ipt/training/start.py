@@ -195,7 +195,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _with_decay(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with the length of the decay written out: it follows train_iters where it is not given."""
     decays = settings.get("lr_decay_style", "constant") != "constant"
-    implied = {"lr_decay_iters": settings.get("train_iters")} if decays else {}
+    given = settings.get("lr_decay_samples") is not None
+    implied = {"lr_decay_iters": settings.get("train_iters")} if decays and not given else {}
     return {**implied, **settings}
 
 

@@ -1,0 +1,140 @@
+"""What a training run holds on one rank, and how it is set up: data, model, weights, optimizer, place to go on from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_ipt.architecture import check_layout, padded_vocab_size, with_settings
+from megatron_ipt.convert.families import read_architecture
+from megatron_ipt.convert.load_hf import load_hf
+from megatron_ipt.convert.parity import gate
+from megatron_ipt.data.stream import BlendStream, HeldOut
+from megatron_ipt.mcore import checkpoint as checkpoints
+from megatron_ipt.mcore import config as configs
+from megatron_ipt.mcore import model as models
+from megatron_ipt.mcore import optimizer as optimizers
+from megatron_ipt.mcore.checkpoint import RunCard
+from megatron_ipt.mcore.optimizer import MegatronOptimizer
+from megatron_ipt.mcore.parallel import Ranks
+from megatron_ipt.paths import RunPaths
+from megatron_ipt.recipe import Recipe, section
+from megatron_ipt.settings import TrainSettings
+from megatron_ipt.training import launched, watchdog
+from megatron_ipt.training import start as starts
+from megatron_ipt.training.flops import Flops, flops_per_token
+from megatron_ipt.training.metrics import Drawn, Metrics
+from megatron_ipt.training.quarantine import Quarantine
+from megatron_ipt.training.schedules import Schedule
+from megatron_ipt.training.spikes import SpikeRule
+from megatron_ipt.training.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything a training run holds on one rank.
+
+    `iteration` and `consumed_samples` are where it stands, `saved` is the iteration this process saved last;
+    `quarantine` is the main rank's.
+    """
+
+    train: TrainSettings
+    ranks: Ranks
+    stream: BlendStream
+    held_out: Sequence[HeldOut]
+    chunks: list[torch.nn.Module]
+    optimizer: MegatronOptimizer
+    schedule: Schedule
+    spikes: SpikeRule
+    quarantine: Quarantine | None
+    watchdog: Watchdog
+    flops: Flops
+    metrics: Metrics
+    card: RunCard
+    checkpoints: Path
+    iteration: int
+    consumed_samples: int
+    drawn: Drawn
+    saved: int = -1
+
+
+def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
+    """Data, model, weights, the parity gate, optimizer, and the checkpoint to go on from, in this order."""
+    paths = RunPaths(recipe.output_dir)
+    model = section(recipe, "model")
+    stream, held_out = starts.open_data(train, paths)
+    architecture = with_settings(read_architecture(model.load_hf) if model.load_hf else None, model)
+    check_layout(architecture, train, ranks.world_size)
+    starts.check_vocabulary(stream, architecture, model.load_hf)
+    vocab_size = padded_vocab_size(architecture, model, train)
+    save = train.save or paths.checkpoints
+    start = checkpoints.latest(save) or (checkpoints.resolve(train.load) if train.load else None)
+    card = checkpoints.RunCard.read(start) if start else None
+    fresh = card is None or (train.finetune and start is not None and start.parent != save)
+    iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
+    starts.verify_data(stream, held_out, seed=iteration)
+    starts.check_held_out(stream, held_out, recipe, None if fresh else card)
+    if card is not None:
+        starts.check_continues(card, architecture, vocab_size, None if fresh else stream.blend, start)
+
+    # a run with a folder of its own has metrics of its own
+    log = paths.metrics if train.save is None else train.save / paths.metrics.name
+    metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters)
+    config = configs.transformer_config(architecture, train)
+    configs.check_runs_here(config)
+    chunks = models.build(architecture, config, train, vocab_size)
+    if model.load_hf and card is None:
+        if train.parity_gate:
+            metrics.write("parity", 0, **gate(model.load_hf, architecture, train, vocab_size).to_json())
+        load_hf(chunks, model.load_hf, architecture)
+    wrapped = models.wrap(chunks, config, train)
+    optimizer = optimizers.build(train, wrapped)
+    if start is not None and card is not None:
+        _load(start, None if fresh else card, wrapped, optimizer, recipe)
+    spikes = SpikeRule(train.spike_sigma, train.spike_window, train.most_skips_in_a_row)
+    new_card = starts.make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
+    return Run(
+        train=train,
+        ranks=ranks,
+        stream=stream,
+        held_out=held_out,
+        chunks=wrapped,
+        optimizer=optimizer,
+        schedule=Schedule(train, optimizer, consumed),
+        spikes=spikes.restored({} if card is None or fresh else card.spikes),
+        quarantine=Quarantine(log.with_name("quarantine.jsonl"), iteration) if ranks.is_main else None,
+        watchdog=watchdog.of_run(train.hang_seconds, launched.tell),
+        flops=flops_per_token(architecture, train.seq_length),
+        metrics=metrics,
+        card=new_card,
+        checkpoints=save,
+        iteration=iteration,
+        consumed_samples=consumed,
+        drawn=Drawn(stream.blend),
+    )
+
+
+def _load(
+    start: Path,
+    card: RunCard | None,
+    chunks: Sequence[torch.nn.Module],
+    optimizer: MegatronOptimizer,
+    recipe: Recipe,
+) -> None:
+    """The weights of `start`, and all else where the run goes on from it: `card` is None for a fresh one."""
+    train: TrainSettings = section(recipe, "train")
+    if card is None:
+        checkpoints.load(start, chunks, None)
+        optimizer.reload_model_params()
+    else:
+        starts.check_changes(card, recipe, start)
+        with optimizers.groups_as_saved(optimizer, train, card.recipe.get("train", {})):
+            checkpoints.load(start, chunks, optimizer)
+    iteration, consumed = (0, 0) if card is None else (card.iteration, card.consumed_samples)
+    logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
