@@ -102,7 +102,12 @@ def training_step(run: Run, loader: Loader) -> Step:
     optimizers.zero_grad(run.optimizer, run.chunks)
     sources = len(run.stream.blend.sources)
     losses = models.run_batch(
-        run.chunks, partial(iter, batches), run.train, backward=True, sources=sources, global_batch_size=len(samples)
+        run.chunks,
+        partial(run.watchdog.counted, batches),
+        run.train,
+        backward=True,
+        sources=sources,
+        global_batch_size=len(samples),
     )
     run.watchdog.at(Phase.UPDATE, iteration)
     norm = optimizers.gradient_norm(run.optimizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_prep.errors import UserError
-from megatron_ipt.cli import processes, tables
+from megatron_ipt.cli import processes, tables, torchrun_log
 from megatron_ipt.cli.options import rows_of
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, load_recipe, section
@@ -21,8 +20,8 @@ from megatron_ipt.settings import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
     from megatron_ipt.architecture import Architecture
-
-_EXCEPTION = re.compile(r"(?:\[rank\d+\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception)\b.*)")
+WORKER = ["-m", "megatron_ipt.pretrain"]
+"""What torchrun starts; a test puts a faulty one in its place."""
 
 
 def _list(wanted: bool) -> None:
@@ -79,7 +78,7 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder, "error.txt")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(settings.nproc_per_node), "-m", "megatron_ipt.pretrain"]
+        command += ["--nproc-per-node", str(settings.nproc_per_node), *WORKER]
         command += ["--recipe", str(path), *overrides]
         environment = {**os.environ, "IPT_ERROR_FILE": str(told)}
         # one thread a process: two processes of two threads each collapse on two cores
@@ -90,11 +89,13 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
             code = torchrun.wait()
         if code == 0:
             return
+        if fault := torchrun_log.killed(log, first_only=told.exists()):
+            raise fault
         if told.exists():
             raise _Told(told.read_text(encoding="utf-8"))
     raise UserError(
         log,
-        f"torchrun ended with {code} ({_cause(log)})",
+        f"torchrun ended with {code} ({torchrun_log.cause(log)})",
         "the log has the whole of it; start again to go on from the newest checkpoint",
     )
 
@@ -109,13 +110,6 @@ def check_layout_of(recipe: Recipe, world_size: int) -> Architecture:
     architecture = with_settings(base, model)
     check_layout(architecture, section(recipe, "train"), world_size)
     return architecture
-
-
-def _cause(log: Path) -> str:
-    """The first exception that the last run wrote to its log: later ones are of the ranks it took along."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:]
-    found = [match.group(1) for line in lines if (match := _EXCEPTION.match(line))]
-    return found[0] if found else "no exception in the log: killed from outside?"
 
 
 class _Told(UserError):

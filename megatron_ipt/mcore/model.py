@@ -102,8 +102,13 @@ def _scale_rope(chunk: GPTModel, architecture: Architecture) -> None:
         rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, **asdict(scaling))
 
 
-def wrap(chunks: Sequence[GPTModel], config: TransformerConfig, train: TrainSettings) -> list[DistributedDataParallel]:
-    """The chunks in bf16 if asked, under Megatron's data parallelism.
+def wrap(
+    chunks: Sequence[GPTModel],
+    config: TransformerConfig,
+    train: TrainSettings,
+    reduces: Callable[[], None] = lambda: None,
+) -> list[DistributedDataParallel]:
+    """The chunks in bf16 if asked, under Megatron's data parallelism; `reduces` is called as gradients are.
 
     Weights must be in before: the optimizer's fp32 masters are made from what stands here.
     """
@@ -112,7 +117,12 @@ def wrap(chunks: Sequence[GPTModel], config: TransformerConfig, train: TrainSett
     wrapped = [
         DistributedDataParallel(config, ddp, chunk, disable_bucketing=index > 0) for index, chunk in enumerate(inner)
     ]
-    config.finalize_model_grads_func = finalize_model_grads
+
+    def finalize(*arguments: Any, **options: Any) -> None:
+        reduces()
+        finalize_model_grads(*arguments, **options)
+
+    config.finalize_model_grads_func = finalize
     if train.overlap_grad_reduce:
         no_sync = [chunk.no_sync for chunk in wrapped]
         config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]

@@ -93,7 +93,8 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         if train.parity_gate:
             metrics.write("parity", 0, **gate(model.load_hf, architecture, train, vocab_size).to_json())
         load_hf(chunks, model.load_hf, architecture)
-    wrapped = models.wrap(chunks, config, train)
+    dog = watchdog.of_run(train.hang_seconds, launched.tell)
+    wrapped = models.wrap(chunks, config, train, dog.reduces)
     optimizer = optimizers.build(train, wrapped)
     if start is not None and card is not None:
         _load(start, None if fresh else card, wrapped, optimizer, recipe)
@@ -109,7 +110,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         schedule=Schedule(train, optimizer, consumed),
         spikes=spikes.restored({} if card is None or fresh else card.spikes),
         quarantine=Quarantine(log.with_name("quarantine.jsonl"), iteration) if ranks.is_main else None,
-        watchdog=watchdog.of_run(train.hang_seconds, launched.tell),
+        watchdog=dog,
         flops=flops_per_token(architecture, train.seq_length),
         metrics=metrics,
         card=new_card,

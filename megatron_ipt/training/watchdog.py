@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -48,24 +48,27 @@ class Phase(IntEnum):
     FREE = 0
     DATA = 1
     FORWARD_BACKWARD = 2
-    UPDATE = 3
-    METRICS = 4
+    REDUCTION = 3
+    UPDATE = 4
+    METRICS = 5
 
 
 _WORDS = {
     Phase.FREE: "outside of its steps",
     Phase.DATA: "reading its batch",
     Phase.FORWARD_BACKWARD: "forward and backward",
+    Phase.REDUCTION: "the reduction of gradients",
     Phase.UPDATE: "the optimizer's step",
     Phase.METRICS: "metrics and the end of the step",
 }
 
 
 class Position(NamedTuple):
-    """A rank's place in the loop.  `beat` counts the looks of its thread."""
+    """A rank's place in the loop: `micro_batch` it computes, from 1; `beat` counts the looks of its thread."""
 
     iteration: int
     phase: int
+    micro_batch: int
     beat: int
 
     @classmethod
@@ -73,7 +76,8 @@ class Position(NamedTuple):
         return cls(*map(int, text.split()))
 
     def words(self) -> str:
-        return f"iteration {self.iteration} ({_WORDS[Phase(self.phase)]})"
+        micro = f" of micro batch {self.micro_batch}" if self.micro_batch else ""
+        return f"iteration {self.iteration} ({_WORDS[Phase(self.phase)]}{micro})"
 
 
 class Judge:
@@ -92,7 +96,7 @@ class Judge:
             return None
         for rank, position in seen.items():
             before = self._known.get(rank)
-            moved = before is None or before[:2] != position[:2]
+            moved = before is None or before[:3] != position[:3]
             answered = before is None or before.beat != position.beat
             self._quiet[rank] = 0.0 if moved else self._quiet[rank] + seconds
             self._silent[rank] = 0.0 if answered else self._silent[rank] + seconds
@@ -108,8 +112,8 @@ class Judge:
         return None
 
     def _hang(self, seen: Mapping[int, Position], waited: float) -> tuple[str, str]:
-        furthest = min(position[:2] for position in seen.values())
-        behind = [rank for rank in sorted(seen) if seen[rank][:2] == furthest]
+        furthest = min(position[:3] for position in seen.values())
+        behind = [rank for rank in sorted(seen) if seen[rank][:3] == furthest]
         where = seen[behind[0]].words()
         if len(behind) == len(seen):
             return "all ranks" if len(seen) > 1 else "rank 0", f"no move for {waited:.0f} s out of {where}"
@@ -126,7 +130,7 @@ class Watchdog:
         self._store, self._rank, self._ranks, self._told = store, rank, range(world_size), told
         self._watches = hang_seconds is not None
         self._judge = Judge(rank, hang_seconds or 0.0)
-        self._where: tuple[int, Phase] = (0, Phase.FREE)
+        self._where: tuple[int, Phase, int] = (0, Phase.FREE, 0)
         self._began: float | None = None
         self._first = True
         self._ended = threading.Event()
@@ -156,11 +160,22 @@ class Watchdog:
         elif phase is Phase.METRICS and self._began is not None:
             self._judge.slowest_step = max(self._judge.slowest_step, 0.0 if self._first else now - self._began)
             self._first, self._began = False, None
-        self._where = (iteration, Phase.FREE if self._first else phase)
+        self._where = (iteration, Phase.FREE if self._first else phase, 0)
+
+    def reduces(self) -> None:
+        """The loop of this rank comes to the reduction of gradients, where it waits for the others."""
+        if self._where[1] is not Phase.FREE:
+            self._where = (self._where[0], Phase.REDUCTION, 0)
+
+    def counted[Batch](self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """The micro batches, each noted when it is taken."""
+        for number, batch in enumerate(batches, 1):
+            self._where = (*self._where[:2], number)
+            yield batch
 
     def free(self) -> None:
         """The loop of this rank does something that may take any time, until the next `at`."""
-        self._where = (self._where[0], Phase.FREE)
+        self._where = (self._where[0], Phase.FREE, 0)
 
     def _watch(self) -> None:
         beat, still, before = 0, 0, self._where
@@ -180,8 +195,8 @@ class Watchdog:
                 self._leave(cause)
 
     def _publish(self, beat: int) -> None:
-        iteration, phase = self._where
-        self._store.set(f"watch/{self._rank}", f"{iteration} {int(phase)} {beat}")
+        iteration, phase, micro_batch = self._where
+        self._store.set(f"watch/{self._rank}", f"{iteration} {int(phase)} {micro_batch} {beat}")
 
     def _read(self) -> dict[int, Position]:
         keys = [f"watch/{rank}" for rank in self._ranks]
