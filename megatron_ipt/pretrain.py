@@ -26,7 +26,7 @@ import typer
 
 from data_prep.errors import UserError
 from megatron_ipt.recipe import Recipe, load_recipe, section
-from megatron_ipt.training import launched
+from megatron_ipt.training import determinism, launched
 from megatron_ipt.training.spikes import Verdict, agree
 from megatron_ipt.training.watchdog import Phase
 
@@ -41,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 def pretrain(recipe: Recipe) -> None:
     """Run `recipe` to its train_iters in the current process group."""
-    from megatron_ipt.mcore import parallel
+    from megatron_ipt.mcore import device, parallel
     from megatron_ipt.training.run import setup
 
     train = section(recipe, "train")
-    with parallel.model_parallel(train) as ranks:
+    with device.deterministic(train.deterministic_mode), parallel.model_parallel(train) as ranks:
         run = setup(recipe, train, ranks)
         try:
             fit(run)
@@ -192,7 +192,10 @@ def main(
     handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%X")
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", handlers=[handler])
     try:
-        launched.start(load_recipe(recipe, overrides or []), pretrain)
+        found = load_recipe(recipe, overrides or [])
+        if section(found, "train").deterministic_mode:
+            determinism.prepare(os.environ)
+        launched.start(found, pretrain)
     except UserError as error:
         launched.tell(error)
         sys.exit(1)

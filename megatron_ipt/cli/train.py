@@ -17,6 +17,7 @@ from megatron_ipt.cli.options import rows_of
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, load_recipe, section
 from megatron_ipt.settings import ModelSettings, TrainSettings
+from megatron_ipt.training import determinism
 
 if TYPE_CHECKING:
     from megatron_ipt.architecture import Architecture
@@ -43,6 +44,9 @@ def train(
             callback=_list,
         ),
     ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="the same bits each time: train.deterministic_mode=true")
+    ] = False,
     where: Annotated[
         bool, typer.Option("--where", help="check the recipe, print train_iters and the folder of checkpoints, no more")
     ] = False,
@@ -56,7 +60,8 @@ def train(
     On a cluster start `torchrun ... -m megatron_ipt.pretrain --recipe RECIPE` on every node instead; under Slurm
     tools/launch_slurm.sbatch does.
     """
-    found = load_recipe(recipe, overrides or [])
+    overrides = [*(overrides or []), *(["train.deterministic_mode=true"] if deterministic else [])]
+    found = load_recipe(recipe, overrides)
     if where:
         train_settings: TrainSettings = section(found, "train")
         architecture = check_layout_of(found, world_size or train_settings.nproc_per_node)
@@ -66,7 +71,7 @@ def train(
         folder = train_settings.save or RunPaths(found.output_dir).checkpoints
         typer.echo(f"{train_settings.train_iters} {folder.absolute()}")
         return
-    launch(found, recipe, overrides or [])
+    launch(found, recipe, overrides)
 
 
 def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
@@ -81,6 +86,8 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
         command += ["--nproc-per-node", str(settings.nproc_per_node), *WORKER]
         command += ["--recipe", str(path), *overrides]
         environment = {**os.environ, "IPT_ERROR_FILE": str(told)}
+        if settings.deterministic_mode:
+            determinism.prepare(environment)
         # one thread a process: two processes of two threads each collapse on two cores
         environment.setdefault("OMP_NUM_THREADS", "1")
         # what --shutdown-timeout sets; an older torchrun has no such flag and would not start with it

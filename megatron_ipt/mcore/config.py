@@ -118,6 +118,7 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
         **{name: getattr(train, name) for name in _RECOMPUTED},
         "sequence_parallel": train.sequence_parallel,
         "calculate_per_token_loss": True,
+        "deterministic_mode": train.deterministic_mode,
         # the interleaved schedule is silently wrong with batched point-to-point messages (0.19, gloo)
         "overlap_p2p_comm": virtual is not None,
         "batch_p2p_comm": virtual is None,

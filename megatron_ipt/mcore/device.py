@@ -136,6 +136,17 @@ def for_thread() -> Callable[[], None]:
 
 
 @contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Within, torch uses kernels that give the same bits each time, and refuses those that do not."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
 def lean() -> Iterator[None]:
     """Around something that needs much memory at once: what is not used is given back, before it and within."""
     gc.collect()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from recorded import train
 
@@ -46,6 +47,8 @@ def faulty(faults: dict[str, str]) -> Iterator[None]:
     def counted_step(run: Any, loader: Any) -> Any:
         nonlocal iteration
         iteration = run.iteration + 1
+        modes = {torch.are_deterministic_algorithms_enabled(), run.chunks[0].config.deterministic_mode}
+        assert modes == {run.train.deterministic_mode}
         return step(run, loader)
 
     def changed_sum(*arguments: Any) -> Any:

@@ -5,6 +5,7 @@ The plain loop is transformers and torch's AdamW in one process (plain_loop.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -26,6 +27,7 @@ PP2 = ["train.pipeline_model_parallel_size=2"]
 OVERLAP = ["train.overlap_grad_reduce=true", "train.overlap_param_gather=true"]
 SPIKES = ["train.spike_sigma=6", "train.spike_window=4"]
 RAMP = ["train.step_batch_size_schedule='0:4 16:8'"]
+SAME = ["train.deterministic_mode=true", "train.bf16=true"]
 SIZES = [4, 4, 4, 4, 8, 8]
 
 
@@ -75,6 +77,7 @@ def plain(tiny: TinyRun, blend: Path, tmp_path_factory: pytest.TempPathFactory) 
 def ours(tiny: TinyRun, blend: Path, plain: subprocess.Popen[bytes]) -> Any:
     quick = ["train.parity_gate=false", "train.held_out=null", "train.micro_batch_size=1"]
     saved = f"train.save={tiny.folder / 'loop_saved'}"
+    again = f"train.save={tiny.folder / 'loop_again'}"
     ramped = f"train.save={tiny.folder / 'loop_ramped'}"
     loud = [*SPIKES, "loud_in=4"]
     jobs = {
@@ -86,6 +89,9 @@ def ours(tiny: TinyRun, blend: Path, plain: subprocess.Popen[bytes]) -> Any:
         "spike_begun": [*loud, saved, "train.train_iters=3"],
         "spike_resumed": [*loud, saved, "train.train_iters=6"],
         "nan_again": ["nan_from=2", "train.train_iters=6"],
+        "same": [*SAME, "train.train_iters=4"],
+        "same_begun": [*SAME, again, "train.train_iters=2"],
+        "same_resumed": [*SAME, again, "train.train_iters=4"],
         "ramp": [*RAMP, "train.train_iters=6"],
         "ramp_begun": [*RAMP, ramped, "train.train_iters=3"],
         "ramp_resumed": [*RAMP, ramped, "train.train_iters=6"],
@@ -168,3 +174,16 @@ def test_a_batch_that_grows_is_the_plain_loops_and_goes_on_in_the_middle(ours: A
     assert [row["consumed_samples"] for row in found] == np.cumsum(SIZES).tolist()
     close(losses(ours["ramp"]), expected["ramp"]["losses"], 1e-5)
     assert losses(ours["ramp_begun"]) + losses(ours["ramp_resumed"]) == losses(ours["ramp"])
+
+
+def test_a_deterministic_run_has_the_same_bits_across_a_resume(tiny: TinyRun, ours: Any) -> None:
+    """The worker asserts in each step that torch and megatron-core are told so."""
+    assert losses(ours["same_begun"]) + losses(ours["same_resumed"]) == losses(ours["same"])
+    folders = [tiny.folder / "loop_same" / "train" / "checkpoints", tiny.folder / "loop_again"]
+    straight, resumed = (shards(folder / "iter_0000004") for folder in folders)
+    assert straight and straight == resumed
+
+
+def shards(folder: Path) -> dict[str, str]:
+    """SHA-256 of the tensor files of a checkpoint."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.distcp"))}
