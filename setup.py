@@ -27,7 +27,16 @@ PREP = [
 ]
 # megatron-core 0.19 needs triton and psutil without declaring them: without the first it does not
 # import, without the second a checkpoint save fails.
-TRAIN = ["megatron-core>=0.19", "torch>=2.8", "triton>=3.3", "psutil>=6", "absl-py>=2.1", "safetensors>=0.5", *PREP]
+TRAIN = [
+    "megatron-core>=0.19",
+    "torch>=2.8",
+    "triton>=3.3",
+    "psutil>=6",
+    "absl-py>=2.1",
+    "tensorboard>=2.19",
+    "safetensors>=0.5",
+    *PREP,
+]
 EVAL = ["datasets>=4.0", "lm-eval>=0.4.13", "torch>=2.8", "accelerate>=1.2"]
 REPORT = ["matplotlib>=3.9", "jinja2>=3.1"]
 # The laptop's synthesizer arrives as a GGUF file, which transformers reads with these two.

@@ -56,7 +56,7 @@ def pretrain(recipe: Recipe) -> None:
 def fit(run: Run) -> None:
     """The loop: a step, its metrics, now and then a validation and a checkpoint; then whether to go on."""
     from megatron_ipt.data.loader import read_ahead
-    from megatron_ipt.training import signals
+    from megatron_ipt.training import progress, signals
 
     train = run.train
     if run.iteration >= train.train_iters:
@@ -69,9 +69,11 @@ def fit(run: Run) -> None:
         logger.warning(told, train.stop_file)
     reading = read_ahead(run.stream.sample, train, run.ranks, run.consumed_samples, train.train_iters - run.iteration)
     watched = signals.watched(train.stop_file, is_main=run.ranks.is_main)
-    with watched as agree_to_stop, run.watchdog, reading as loader:
+    bar = progress.shown(run.iteration, train.train_iters, is_main=run.ranks.is_main)
+    with watched as agree_to_stop, run.watchdog, reading as loader, bar as show:
         while run.iteration < train.train_iters:
             step = training_step(run, loader)
+            show(run.iteration, step.losses.mean)
             last = run.iteration == train.train_iters
             saving = last or (train.save_interval is not None and run.iteration % train.save_interval == 0)
             row = write_step(run, step, loader.waited, logged=saving or run.iteration % train.log_interval == 0)
@@ -184,12 +186,12 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
 ) -> None:
     """One rank of a training run; start it with torchrun."""
-    from rich.console import Console
+    import rich
     from rich.logging import RichHandler
 
     is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%X")
+    rich.reconfigure(width=None if sys.stdout.isatty() else 120)
+    handler = RichHandler(console=rich.get_console(), show_path=False, show_level=False, log_time_format="%X")
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", handlers=[handler])
     try:
         found = load_recipe(recipe, overrides or [])

@@ -27,6 +27,8 @@ class TrainSettings(CheckpointSettings, OptimizationSettings, LayoutSettings):
     eval_interval: int | None = Field(None, ge=1, description="steps between validations")
     eval_iters: int = Field(8, ge=1, description="global batches of one validation [steps]")
     log_interval: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
+    tensorboard_dir: Path | None = Field(None, description="folder of TensorBoard's event files; default: none")
+    wandb_project: str | None = Field(None, description="project at Weights & Biases; the run has the recipe's name")
     deterministic_mode: bool = Field(
         False, description="the same bits each time, also across a resume: slower kernels (ipt train --deterministic)"
     )
@@ -55,7 +57,7 @@ FREE_TO_CHANGE: Final = frozenset(
         *LayoutSettings.model_fields.keys() - {"bf16"},
         *CheckpointSettings.model_fields,
         *("train_iters", "blend", "held_out", "parity_gate", "load_hf", "eval_interval", "eval_iters", "log_interval"),
-        *("hang_seconds", "deterministic_mode"),
+        *("hang_seconds", "deterministic_mode", "tensorboard_dir", "wandb_project"),
     }
 )
 """Settings that do not change what a step computes: length, places, intervals and layout."""

@@ -27,6 +27,7 @@ from data_prep.blend import Blend
 
 if TYPE_CHECKING:
     from megatron_ipt.mcore.model import Part
+    from megatron_ipt.training.sinks import Sink
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class Metrics:
     """Appends to metrics.jsonl on the main rank and tells the console; other ranks do nothing."""
 
-    def __init__(self, path: Path, *, is_main: bool, resumed_from: int, train_iters: int) -> None:
-        self._train_iters = train_iters
+    def __init__(
+        self, path: Path, *, is_main: bool, resumed_from: int, train_iters: int, sinks: Sequence[Sink] = ()
+    ) -> None:
+        """`sinks` get each line too."""
+        self._train_iters, self._sinks = train_iters, sinks
         self._file = None
         if is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +71,14 @@ class Metrics:
             self._file.write(orjson.dumps(row) + b"\n")
             self._file.flush()
             logger.info(_TELL[kind](row, self._train_iters))
+            for sink in self._sinks:
+                sink.write(row)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            for sink in self._sinks:
+                sink.close()
 
 
 class Drawn:

@@ -24,7 +24,7 @@ from megatron_ipt.mcore.parallel import Ranks
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, section
 from megatron_ipt.settings import TrainSettings
-from megatron_ipt.training import launched, watchdog
+from megatron_ipt.training import launched, sinks, watchdog
 from megatron_ipt.training import start as starts
 from megatron_ipt.training.flops import Flops, flops_per_token
 from megatron_ipt.training.metrics import Drawn, Metrics
@@ -68,6 +68,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     """Data, model, weights, the parity gate, optimizer, and the checkpoint to go on from, in this order."""
     paths = RunPaths(recipe.output_dir)
     model = section(recipe, "model")
+    sinks.check(train)
     stream, held_out = starts.open_data(train, paths)
     architecture = with_settings(read_architecture(model.load_hf) if model.load_hf else None, model)
     check_layout(architecture, train, ranks.world_size)
@@ -85,7 +86,8 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
 
     # a run with a folder of its own has metrics of its own
     log = paths.metrics if train.save is None else train.save / paths.metrics.name
-    metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters)
+    further = sinks.asked_for(train, recipe.name, log.parent, iteration) if ranks.is_main else []
+    metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters, sinks=further)
     config = configs.transformer_config(architecture, train)
     configs.check_runs_here(config)
     chunks = models.build(architecture, config, train, vocab_size)
