@@ -134,9 +134,10 @@ def _layout(recipe: Mapping[str, Any]) -> list[tuple[Cell, Cell, Cell]]:
         parts.append("sequence parallel")
     processes = train["nproc_per_node"]
     batch = f"{train['global_batch_size']:,} sequences of {train['seq_length']:,} tokens"
+    ramp = f"; by samples: {train['step_batch_size_schedule']}" if train.get("step_batch_size_schedule") else ""
     return [
         _fact("layout", words(", ".join(parts)), f"processes a machine: {processes}"),
-        _fact("batch", words(batch), f"micro-batch: {train['micro_batch_size']}"),
+        _fact("batch", words(batch), f"micro-batch: {train['micro_batch_size']}{ramp}"),
         _fact("number format", words("bfloat16, fp32 masters" if train["bf16"] else "float32")),
         _fact("peak learning rate", general(train["lr"]), f"{train['lr_decay_style']} to {train['min_lr']:g}"),
         _fact("steps planned", count(train["train_iters"])),

@@ -32,12 +32,12 @@ def test_spikes_are_those_of_plain_statistics_also_after_a_resume() -> None:
     norms = np.exp(generator.normal(0, 0.2, 200)).tolist()
     losses[60] += 2
     norms[90] *= 30
-    wanted = expected(losses, norms, 3.0, 16)
-    assert {60, 90} <= set(wanted) and len(wanted) < 20
-    rule, found = SpikeRule(3.0, 16, 5), []
+    wanted = expected(losses, norms, 2.0, 6)
+    assert {60, 90} <= set(wanted) and len(wanted) < 100
+    rule, found = SpikeRule(2.0, 6, 5), []
     for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
         if step % 7 == 0:
-            rule = SpikeRule(3.0, 16, 5).restored(json.loads(json.dumps(rule.state())))
+            rule = SpikeRule(2.0, 6, 5).restored(json.loads(json.dumps(rule.state())))
         verdict = rule.judge(loss, 100, norm)
         rule.note(verdict, loss, norm)
         if verdict is Verdict.SPIKE:
