@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from conftest import TinyRun, environment, losses
 
-from data_prep.fetch.models import fetch_model
-
 STEPS, STEPS_IN_BF16 = 20, 10
 TP2 = ["train.tensor_model_parallel_size=2"]
 PP2 = ["train.pipeline_model_parallel_size=2"]
@@ -79,21 +77,6 @@ def test_a_layout_has_the_loss_of_one_process_in_bf16(layout: str, one_process: 
     assert len(found) == STEPS_IN_BF16
     assert largest(expected, found) <= 2e-3
     assert largest(expected, losses(one_process["one_process"])[:STEPS_IN_BF16]) > 2e-6  # bf16 it was
-
-
-@pytest.mark.long
-def test_smollm2_has_the_loss_of_one_process_in_bf16(tiny: TinyRun, train_layouts: Any, tmp_path: Path) -> None:
-    """135M weights of a real model: the data's ids are few, but they are its own."""
-    model = fetch_model("smollm2-135m-instruct")
-    for name in ("config.json", "model.safetensors"):  # without its tokenizer, which is not the data's
-        (tmp_path / name).symlink_to(model / name)
-    start = [f"model.load_hf={tmp_path}", "train.parity_gate=false", "train.lr=1e-4", "train.bf16=true"]
-    start += [f"train.train_iters={STEPS}", "train.global_batch_size=4"]
-    layouts = {"pp2_uneven": [*PP2, "train.num_layers_in_first_pipeline_stage=16"], "dp2": LAYOUTS["dp2_overlap"]}
-    expected = losses(train_layouts(1, {"smollm2": start})["smollm2"])
-    found = train_layouts(2, {f"smollm2_{name}": [*start, *layout] for name, layout in layouts.items()})
-    for name in layouts:
-        assert largest(expected, losses(found[f"smollm2_{name}"])) <= 1e-2, name
 
 
 def test_the_loss_does_not_depend_on_the_micro_batch(one_process: Any) -> None:
