@@ -15,6 +15,7 @@ from __future__ import annotations
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 import json
+import os
 import queue
 import shutil
 from collections.abc import Sequence
@@ -25,7 +26,6 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core import parallel_state as mpu
-from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.dist_checkpointing.strategies import filesystem_async
@@ -88,6 +88,8 @@ def latest(folder: Path) -> Path | None:
     if not written.isdigit():
         raise UserError(tracker, f"holds '{written}', not an iteration", "write the number of an iter_* folder into it")
     checkpoint = folder / f"iter_{int(written):07d}"
+    if not checkpoint.is_dir() and _aside(checkpoint).is_dir():
+        return _aside(checkpoint)
     if not checkpoint.is_dir():
         raise UserError(
             tracker, f"names {checkpoint.name}, which is not there", "restore it or write another iteration"
@@ -123,9 +125,13 @@ def load(checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: Megatro
     """Read weights, and the optimizer's state if one is given, into this rank's layout.  Hashes first."""
     integrity.verify(checkpoint)
     try:
-        state = dist_checkpointing.load(_state(chunks, optimizer, is_loading=True), str(checkpoint))
-    except (CheckpointingException, KeyError, RuntimeError) as error:
+        parallel.on_all(lambda: _read_tensors(checkpoint, chunks, optimizer))
+    except OSError as error:
         raise UserError(checkpoint, f"does not fit this model ({error})", "use the recipe that wrote it") from error
+
+
+def _read_tensors(checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
+    state = dist_checkpointing.load(_state(chunks, optimizer, is_loading=True), str(checkpoint))
     for index, chunk in enumerate(chunks):
         unwrap(chunk).load_state_dict(state[_model_key(index, chunks)])
     if optimizer is not None:
@@ -211,14 +217,40 @@ def _write_card(partial: Path, card: RunCard) -> None:
 
 
 def _commit(partial: Path, final: Path, card: RunCard) -> None:
-    """The rename, then `latest`."""
+    """The rename, then `latest`; each is on the disk before the next begins.
+
+    Where an iteration is written anew, the one before stands aside until then: `latest` finds it there.
+    """
+    before = _aside(final)
+    for path in partial.iterdir():
+        _to_disk(path)
+    _to_disk(partial)
     if final.exists():
-        shutil.rmtree(final)
+        shutil.rmtree(before, ignore_errors=True)
+        final.rename(before)
     partial.rename(final)
+    _to_disk(final.parent)
     tracker = final.parent / LATEST
     waiting = tracker.with_suffix(".partial")
     waiting.write_text(str(card.iteration), encoding="utf-8")
+    _to_disk(waiting)
     waiting.replace(tracker)
+    _to_disk(final.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _aside(final: Path) -> Path:
+    """Where a checkpoint stands while its iteration is written anew."""
+    return final.with_name(final.name + ".before")
+
+
+def _to_disk(path: Path) -> None:
+    """fsync of a file or a folder: without it a power failure can keep a rename and lose what was renamed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _mend(folder: Path) -> str:

@@ -22,6 +22,9 @@ from data_prep.errors import UserError
 from megatron_ipt.mcore import device
 from megatron_ipt.settings import TrainSettings
 
+_FAULTS = (OSError, ValueError, RuntimeError, KeyError, AssertionError, CheckpointingException, CheckpointException)
+"""What reading and writing fails with; torch's CheckpointException is no Exception, and megatron-core asserts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -127,14 +130,13 @@ def on_main[T](action: Callable[[], T]) -> T:
 def on_all[T](action: Callable[[], T]) -> list[T]:
     """What `action` gives on each rank, in their order, on every rank.  OSError with the first failure's line on all.
 
-    What an action may fail with: OSError, ValueError, RuntimeError, and torch's and megatron-core's errors of
-    checkpoints, of which one is no Exception.
+    What an action may fail with: `_FAULTS`.
     """
     result: T | None = None
     line: str | None = None
     try:
         result = action()
-    except (OSError, ValueError, RuntimeError, CheckpointingException, CheckpointException) as error:
+    except _FAULTS as error:
         line = _last_line(error)
     told: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(told, (result, line))
