@@ -29,7 +29,7 @@ SLOW = '''"""Delays steps and the commit of a checkpoint; python imports this fi
 import importlib.util, os, sys, time
 
 DELAYS = {
-    "megatron_ipt.mcore.checkpoint": ("_commit", "SLOW_SAVE"),
+    "megatron_ipt.mcore.checkpoint_folder": ("commit", "SLOW_SAVE"),
     "megatron_ipt.data.loader": ("read_step", "SLOW_STEP"),
 }
 
