@@ -80,7 +80,9 @@ def fit(run: Run) -> None:
             if run.held_out and (last or (train.eval_interval and run.iteration % train.eval_interval == 0)):
                 validate_and_write(run)
             if saving:
-                save_checkpoint(run)
+                save_checkpoint(run, last=last)
+            else:
+                run.saver.poll()
             run.watchdog.at(Phase.METRICS, run.iteration)
             if not last and (reason := agree_to_stop()):
                 if run.drawn.steps:
@@ -153,16 +155,17 @@ def validate_and_write(run: Run) -> None:
         run.metrics.write("validation", run.iteration, **asdict(validate(run.chunks, held_out, run.train, run.ranks)))
 
 
-def save_checkpoint(run: Run) -> None:
-    from megatron_ipt.mcore import checkpoint as checkpoints
-
+def save_checkpoint(run: Run, *, last: bool) -> None:
     run.watchdog.free()
-    began = time.perf_counter()
-    card = replace(run.card, iteration=run.iteration, consumed_samples=run.consumed_samples)
-    card = replace(card, spikes=run.spikes.state())
-    path = checkpoints.save(run.checkpoints, card, run.chunks, run.optimizer)
+    card = replace(
+        run.card,
+        iteration=run.iteration,
+        consumed_samples=run.consumed_samples,
+        consumed_tokens=run.consumed_samples * run.train.seq_length,
+        spikes=run.spikes.state(),
+    )
+    run.saver.save(card, run.chunks, run.optimizer, last=last)
     run.saved = run.iteration
-    run.metrics.write("checkpoint", run.iteration, path=path.name, seconds=time.perf_counter() - began)
 
 
 def end_early(run: Run, reason: Stop) -> None:
@@ -174,7 +177,8 @@ def end_early(run: Run, reason: Stop) -> None:
     from megatron_ipt.training.signals import Stop
 
     if run.saved != run.iteration:
-        save_checkpoint(run)
+        save_checkpoint(run, last=True)
+    run.saver.finish()
     run.metrics.write("stopped", run.iteration, reason=reason.name.lower())
     if reason is Stop.SIGTERM:
         reached = f"ended from outside at iteration {run.iteration} of {run.train.train_iters}"

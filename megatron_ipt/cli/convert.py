@@ -9,8 +9,11 @@ import typer
 
 from data_prep.errors import UserError
 from megatron_ipt.cli import steps, tables
+from megatron_ipt.cli.reshard import Trust, reshard, trusting
 
 app = typer.Typer(help="Hugging Face <-> checkpoint.", no_args_is_help=True)
+
+app.command()(reshard)
 
 Checkpoint = Annotated[Path, typer.Argument(help="folder of checkpoints, or one iter_* folder")]
 
@@ -34,20 +37,24 @@ def export(
     source: Annotated[
         Path | None, typer.Option(help="directory the run began from: its config.json and tokenizer")
     ] = None,
+    trust_checkpoint: Trust = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face directory that transformers loads."""
-    steps.export(checkpoint, out, source)
+    with trusting(trust_checkpoint):
+        steps.export(checkpoint, out, source)
 
 
 @app.command()
 def parity(
     a: Annotated[Path, typer.Argument(help="Hugging Face directory or checkpoint")],
     b: Annotated[Path, typer.Argument(help="Hugging Face directory or checkpoint")],
+    trust_checkpoint: Trust = False,
 ) -> None:
     """Compare two models' logits in fp32 on a fixed page; exit code 1 when they are not the same model."""
     from megatron_ipt.convert.parity import parity as compare
 
-    found = compare(a, b)
+    with trusting(trust_checkpoint):
+        found = compare(a, b)
     tables.console().print(str(found))
     if not found.passed:
         raise UserError(b, f"not the same model as {a}", "see the figures above")

@@ -1,4 +1,4 @@
-"""Sharded checkpoints that any layout can load: megatron-core's distributed checkpoint, and a run card beside it.
+"""Sharded checkpoints, saved and loaded: megatron-core's distributed checkpoint, and a run card beside it.
 
     SAVE/iter_0000030/                        written as iter_0000030.partial, renamed when all of it is on disk
         __0_0.distcp ... .metadata ...        megatron-core's (torch_dist)
@@ -6,8 +6,13 @@
         integrity.json                        the SHA-256 of every file above (integrity.py)
     SAVE/latest_checkpointed_iteration.txt    moves last
 
-The optimizer's state is `fully_reshardable`.  The files hold pickles: nothing is opened before every file has the
-hash that integrity.json gives it, and a file that it does not list is refused.
+Weights load with any layout.  The distributed optimizer's state lies there in one of megatron-core's two forms:
+
+    fully_reshardable    loads with any layout; each save gathers it over the replicas
+    dp_reshardable       loads with the same TP and PP and any DP; each rank writes what it has
+
+The files hold pickles: nothing is opened before every file has the hash that integrity.json gives it, and a file that
+it does not list is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ from __future__ import annotations
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,76 +36,177 @@ from megatron.core.optimizer import MegatronOptimizer
 from data_prep.errors import UserError
 from megatron_ipt.mcore import integrity, parallel
 from megatron_ipt.mcore.checkpoint_folder import (
-    RunCard,
     commit,
     folder_of,
     fresh_folder,
     latest,
     mend,
+    older,
     partial_of,
     resolve,
     write_card,
 )
 from megatron_ipt.mcore.model import finish_param_gather, unwrap, without_grad_buffers
+from megatron_ipt.mcore.run_card import FULLY_RESHARDABLE, RunCard, SavedLayout
 
-__all__ = ["RunCard", "latest", "load", "resolve", "save"]
+__all__ = ["RunCard", "latest", "load", "newest_whole", "resolve", "save"]
 
 
-def save(folder: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> Path:
+def save(
+    folder: Path,
+    card: RunCard,
+    chunks: Sequence[torch.nn.Module],
+    optimizer: MegatronOptimizer | None,
+    *,
+    sharding_type: str = FULLY_RESHARDABLE,
+) -> Path:
     """Write SAVE/iter_N, then move `latest` to it.  All ranks call it; a full disk leaves the one before usable."""
     final = folder_of(folder, card.iteration)
     partial = partial_of(final)
+    card = completed(card, chunks, optimizer, sharding_type)
     try:
         parallel.on_main(lambda: fresh_folder(partial))
         finish_param_gather(chunks, optimizer)
-        parallel.on_all(lambda: _write_tensors(partial, chunks, optimizer))
-        parallel.on_main(lambda: write_card(partial, card))
-        integrity.write(partial)
-        parallel.on_main(lambda: commit(partial, final, card))
+        parallel.on_all(lambda: _write_tensors(partial, chunks, optimizer, sharding_type))
+        seal(final, card, {})
     except OSError as error:
-        raise UserError(final, f"the checkpoint was not written ({error})", mend(folder)) from error
+        raise not_written(final, error) from error
     return final
 
 
-def load(checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
-    """Read weights, and the optimizer's state if one is given, into this rank's layout.  Hashes first."""
-    integrity.verify(checkpoint)
+def completed(
+    card: RunCard, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None, sharding_type: str
+) -> RunCard:
+    """The card with what the ranks know: the layout, and the form of the optimizer's state.  All ranks call it."""
+    layout = layout_of(chunks, optimizer)
+    kind = sharding_type if layout.use_distributed_optimizer else ""
+    return replace(card, world_size=parallel.place()[1], layout=layout, sharding_type=kind)
+
+
+def seal(final: Path, card: RunCard, known: Mapping[str, str]) -> None:
+    """Card, hashes and the rename of a checkpoint whose tensors are written.  OSError on all ranks."""
+    partial = partial_of(final)
+    parallel.on_main(lambda: write_card(partial, card))
+    integrity.write(partial, known)
+    parallel.on_main(lambda: commit(partial, final, card))
+
+
+def not_written(final: Path, error: OSError) -> UserError:
+    return UserError(final, f"the checkpoint was not written ({error})", mend(final.parent))
+
+
+def newest_whole(save: Path, load: Path | None) -> tuple[Path | None, list[integrity.Damaged]]:
+    """The checkpoint to go on from, its hashes verified, and the newer ones that were passed over as damaged.
+
+    It is the newest below `save`; where there is none, that of `load`.  An iter_* folder is meant alone.  UserError
+    where all are damaged.  All ranks call it.
+    """
+    newest = latest(save) or (resolve(load) if load else None)
+    if newest is None:
+        return None, []
+    others = [] if newest == load else parallel.on_main(lambda: older(newest))
+    damaged = []
+    for checkpoint in [newest, *others]:
+        try:
+            integrity.verify(checkpoint)
+        except integrity.Damaged as error:
+            damaged.append(error)
+        else:
+            return checkpoint, damaged
+    first = damaged[0]
+    raise UserError(first.where, first.problem, f"no whole checkpoint is older: {first.mend}") from first
+
+
+def load(
+    checkpoint: Path,
+    chunks: Sequence[torch.nn.Module],
+    optimizer: MegatronOptimizer | None,
+    *,
+    verified: bool = False,
+) -> None:
+    """Read weights, and the optimizer's state if one is given, into this rank's layout.
+
+    Hashes first, unless they are `verified`; then whether this layout can read the optimizer's state.
+    """
+    if not verified:
+        integrity.verify(checkpoint)
+    card = RunCard.read(checkpoint)
+    if optimizer is not None:
+        card.check_loads(layout_of(chunks, optimizer), checkpoint)
     try:
-        parallel.on_all(lambda: _read_tensors(checkpoint, chunks, optimizer))
+        parallel.on_all(lambda: _read_tensors(checkpoint, chunks, optimizer, card.sharding_type or FULLY_RESHARDABLE))
     except OSError as error:
         raise UserError(checkpoint, f"does not fit this model ({error})", "use the recipe that wrote it") from error
 
 
-def _read_tensors(checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
-    state = dist_checkpointing.load(_state(chunks, optimizer, is_loading=True), str(checkpoint))
+def layout_of(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> SavedLayout:
+    """The layout of the model that stands here.  All ranks call it."""
+    stage, layers = parallel.pipeline_parallel_rank(), tuple(len(unwrap(chunk).decoder.layers) for chunk in chunks)
+    by_stage = dict(parallel.on_all(lambda: (stage, layers)))
+    ddp = getattr(chunks[0], "ddp_config", None)
+    return SavedLayout(
+        tensor_model_parallel_size=mpu.get_tensor_model_parallel_world_size(),
+        pipeline_model_parallel_size=mpu.get_pipeline_model_parallel_world_size(),
+        context_parallel_size=mpu.get_context_parallel_world_size(),
+        data_parallel_size=mpu.get_data_parallel_world_size(),
+        layers=tuple(by_stage[stage] for stage in sorted(by_stage)),
+        bucket_size=ddp.bucket_size if ddp else None,
+        use_distributed_optimizer=bool(optimizer is not None and ddp and ddp.use_distributed_optimizer),
+        bf16=next(unwrap(chunks[0]).parameters()).dtype == torch.bfloat16,
+    )
+
+
+def _read_tensors(
+    checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None, sharding_type: str
+) -> None:
+    state = dist_checkpointing.load(state_of(chunks, optimizer, sharding_type, is_loading=True), str(checkpoint))
     for index, chunk in enumerate(chunks):
         unwrap(chunk).load_state_dict(state[_model_key(index, chunks)])
     if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():  # of fp32 weights the masters are the leaves themselves
+            optimizer.load_state_dict(state["optimizer"])
 
 
-def _write_tensors(partial: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> None:
-    content = _metadata(content=True)
-    _keep_results_here()
+def _write_tensors(
+    partial: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None, sharding_type: str
+) -> None:
+    content = content_metadata(sharding_type)
+    keep_results_here()
     with without_grad_buffers(chunks):  # the optimizer's state is gathered: twelve bytes a parameter more
-        state = _state(chunks, optimizer, is_loading=False)
+        state = state_of(chunks, optimizer, sharding_type, is_loading=False)
         dist_checkpointing.save(state, str(partial), content_metadata=content, async_strategy="mcore")
         del state
 
 
-def _state(
-    chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None, *, is_loading: bool
+def state_of(
+    chunks: Sequence[torch.nn.Module],
+    optimizer: MegatronOptimizer | None,
+    sharding_type: str,
+    *,
+    is_loading: bool,
 ) -> dict[str, Any]:
-    metadata = _metadata(content=False)
+    """The model's and the optimizer's sharded state, as megatron-core saves it or as a guide to what it loads."""
+    group = mpu.get_data_parallel_group(with_context_parallel=True)
+    metadata = {**content_metadata(sharding_type), "dp_cp_group": group}
     state: dict[str, Any] = {
         _model_key(index, chunks): unwrap(chunk).sharded_state_dict(metadata=metadata)
         for index, chunk in enumerate(chunks)
     }
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=metadata)
-        if not is_loading:
+        if not is_loading and sharding_type == FULLY_RESHARDABLE:
             _free_gathered(state["optimizer"])
     return state
+
+
+def content_metadata(sharding_type: str) -> dict[str, Any]:
+    """How the optimizer is sharded, as it is stored."""
+    return {
+        "distrib_optim_sharding_type": sharding_type,
+        "distrib_optim_fully_reshardable_mem_efficient": sharding_type == FULLY_RESHARDABLE,
+        "chained_optim_avoid_prefix": True,
+        "singleton_local_shards": False,
+    }
 
 
 def _free_gathered(state: dict[str, Any]) -> None:
@@ -124,22 +231,11 @@ def _model_key(index: int, chunks: Sequence[torch.nn.Module]) -> str:
     return "model" if len(chunks) == 1 else f"model{index}"
 
 
-def _metadata(*, content: bool) -> dict[str, Any]:
-    """How the optimizer is sharded; `content` is the part that is stored."""
-    stored: dict[str, Any] = {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "distrib_optim_fully_reshardable_mem_efficient": True,
-        "chained_optim_avoid_prefix": True,
-        "singleton_local_shards": False,
-    }
-    return stored if content else {**stored, "dp_cp_group": mpu.get_data_parallel_group(with_context_parallel=True)}
-
-
-def _keep_results_here() -> None:
+def keep_results_here() -> None:
     """Collect the writers' results in this process; megatron-core starts another one for the queue they go through.
 
-    That one serves asynchronous saves, which ours are not.  torchrun sends SIGTERM to a worker's whole process group:
-    the worker notes it and goes on to save, but the other process would be gone, and the save with it.
+    Our writers are threads of this process.  torchrun sends SIGTERM to a worker's whole process group: the worker
+    notes it and goes on to save, but the other process would be gone, and the save with it.  The queue is a new one at
+    each save: what a failed one left is not taken for this one's.
     """
-    if filesystem_async._results_queue is None:
-        filesystem_async._results_queue = queue.Queue()
+    filesystem_async._results_queue = queue.Queue()

@@ -1,4 +1,4 @@
-"""The folder of checkpoints: the card beside each, which is the newest, and how one comes to stand there whole.
+"""The folder of checkpoints: which is the newest, how one comes to stand there whole, and which are kept.
 
 No tensor and no pickle is opened here, and nothing of torch or Megatron imported.
 """
@@ -8,50 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from data_prep.errors import UserError
-from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore.run_card import CARD, RunCard
 
 LATEST: Final = "latest_checkpointed_iteration.txt"
-CARD: Final = "run_card.json"
-CARD_FORMAT_VERSION: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class RunCard:
-    """What a checkpoint is.  `consumed_samples` with `blend_hash` is the whole data position."""
-
-    iteration: int
-    consumed_samples: int
-    architecture: Architecture
-    padded_vocab_size: int
-    blend_hash: str
-    load_hf: str
-    versions: dict[str, str]
-    recipe: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"format_version": CARD_FORMAT_VERSION, **plain, "architecture": self.architecture.to_json()}
-
-    @classmethod
-    def read(cls, checkpoint: Path) -> RunCard:
-        """The card of an `iter_*` folder; UserError where there is none or it is of another format."""
-        path = checkpoint / CARD
-        try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(
-                checkpoint, f"not a checkpoint of ours ({CARD} is missing)", "give an iter_* folder"
-            ) from error
-        except ValueError as error:
-            raise UserError(path, f"not JSON ({error})", "use another checkpoint") from error
-        if row.pop("format_version", None) != CARD_FORMAT_VERSION:
-            raise UserError(path, f"not format version {CARD_FORMAT_VERSION}", "use the version of ipt that wrote it")
-        return cls(**{**row, "architecture": Architecture(**row["architecture"])})
 
 
 def latest(folder: Path) -> Path | None:
@@ -78,6 +42,12 @@ def resolve(path: Path) -> Path:
     if found is None:
         raise UserError(path, "no checkpoint there", f"give an iter_* folder or one with {LATEST}")
     return found
+
+
+def older(newest: Path) -> list[Path]:
+    """The whole checkpoints beside `newest` and older than it, the newest first."""
+    found = [path for path in newest.parent.glob("iter_*") if path.suffix == "" and path.name < newest.stem]
+    return sorted(found, reverse=True)
 
 
 def folder_of(folder: Path, iteration: int) -> Path:
@@ -135,6 +105,32 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def not_kept(folder: Path, iteration: int, most_recent_k: int | None, retain_interval: int | None) -> list[Path]:
+    """The checkpoints to remove once `iteration` is whole: neither among the newest K nor a multiple of the interval.
+
+    Without either setting all are kept; the one just saved always is, and what is newer is of another run's end.
+    """
+    if most_recent_k is None and retain_interval is None:
+        return []
+    whole = [path for path in folder.glob("iter_*") if path.suffix == "" and path.name.removeprefix("iter_").isdigit()]
+    iterations = sorted((_iteration(path) for path in whole if _iteration(path) <= iteration), reverse=True)
+    old = iterations[max(most_recent_k or 1, 1) :]
+    return [folder_of(folder, number) for number in old if not retain_interval or number % retain_interval]
+
+
+def _iteration(path: Path) -> int:
+    return int(path.name.removeprefix("iter_"))
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete checkpoints; half of one never bears its name."""
+    for path in paths:
+        gone = path.with_name(path.name + ".removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone)
 
 
 def mend(folder: Path) -> str:

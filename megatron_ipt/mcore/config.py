@@ -27,6 +27,9 @@ from megatron_ipt.recipe import nearest_few
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
 _SECTIONS: dict[str, type[BaseModel]] = {"train": TrainSettings, "model": ModelSettings}
+BUCKET_SIZE = 40_000_000
+"""Parameters of a bucket that is reduced while the backward pass runs: megatron-core's own up to 40 replicas."""
+
 UNSUPPORTED = {
     **dict.fromkeys(("expert_model_parallel_size", "num_moe_experts"), "leave it out"),
     **dict.fromkeys(("window_attn_skip_freq", "qk_l2_norm"), "leave it out"),
@@ -183,4 +186,6 @@ def ddp_config(train: TrainSettings) -> DistributedDataParallelConfig:
         "use_distributed_optimizer": train.use_distributed_optimizer,
     }
     free = _free("train.ddp_config", train.ddp_config, values)
-    return checked(DistributedDataParallelConfig, "train.ddp_config", {**values, **free})
+    # megatron-core's default grows with DP above 40, and a dp_reshardable state loads with the same buckets only
+    pinned = {} if train.dist_ckpt_optim_fully_reshardable or "num_buckets" in free else {"bucket_size": BUCKET_SIZE}
+    return checked(DistributedDataParallelConfig, "train.ddp_config", {**values, **pinned, **free})

@@ -4,6 +4,9 @@
 
 One process hashes about 1.8 GB a second, and a 70B checkpoint has 990 GB: each rank takes its share of the files, by
 size.  All ranks call these functions, and a fault of any rank is the same error on all.
+
+A checkpoint without the file, or with a file that it does not list, is opened only within `trusting(True)`: its
+pickles can run any code.  A file that is listed and has another hash is damaged, whoever is trusted.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 import hashlib
 import heapq
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,15 +29,44 @@ INTEGRITY: Final = "integrity.json"
 _ALGORITHM: Final = "sha256"
 
 
-def write(folder: Path) -> None:
-    """Hash every file of `folder` and write its integrity.json.  OSError on all ranks if one cannot read or write."""
-    found = _hashes(folder, parallel.on_main(lambda: _sizes(folder)))
+_trusted: ContextVar[bool] = ContextVar("_trusted", default=False)
+
+
+class Damaged(UserError):
+    """A checkpoint whose files are not as they were written."""
+
+
+@contextmanager
+def trusting(wanted: bool) -> Iterator[None]:
+    """Within the block a file that no integrity.json vouches for is opened, if `wanted`."""
+    token = _trusted.set(wanted)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def write(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Hash every file of `folder` and write its integrity.json.  OSError on all ranks if one cannot read or write.
+
+    `known` are hashes that this rank has taken already, of files that it wrote itself.
+    """
+    found = {name: digest for part in parallel.on_all(lambda: dict(known or {})) for name, digest in part.items()}
+    sizes = parallel.on_main(lambda: _sizes(folder))
+    found.update(_hashes(folder, {name: size for name, size in sizes.items() if name not in found}))
     content = {"algorithm": _ALGORITHM, "files": dict(sorted(found.items()))}
     parallel.on_main(lambda: (folder / INTEGRITY).write_text(json.dumps(content, indent=2), encoding="utf-8"))
 
 
+def hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """Name -> SHA-256 of files that this rank wrote; for `write`.  No other rank has part in it."""
+    return {path.name: _hash(path) for path in paths}
+
+
 def verify(folder: Path) -> None:
     """UserError unless every file is listed in integrity.json and has the hash given there.  Opens no pickle."""
+    if _trusted.get() and not parallel.on_main(lambda: (folder / INTEGRITY).exists()):
+        return
     try:
         listed: dict[str, str]
         listed, sizes = parallel.on_main(lambda: (_listed(folder), _sizes(folder)))
@@ -44,10 +78,13 @@ def verify(folder: Path) -> None:
         if changed:
             raise ValueError(f"{', '.join(changed[:3])}: another hash than {INTEGRITY} gives")
     except (OSError, ValueError) as error:
-        raise UserError(folder, f"not as it was written ({error})", "use another checkpoint") from error
+        raise Damaged(folder, f"not as it was written ({error})", "use another checkpoint") from error
     foreign = sorted(sizes.keys() - listed.keys())
-    if foreign:
-        raise UserError(folder / foreign[0], f"{INTEGRITY} does not list this file", "remove it if it is not yours")
+    if foreign and not _trusted.get():
+        mend = (
+            "remove it if it is not yours; --trust-checkpoint (train.trust_checkpoint) opens it, and runs what it says"
+        )
+        raise UserError(folder / foreign[0], f"{INTEGRITY} does not list this file", mend)
 
 
 def shares(sizes: Mapping[str, int], ranks: int) -> list[list[str]]:

@@ -4,8 +4,13 @@
      "checksums": {"domain": 5214336710, ...}, "sources": {"domain": {"kind": "raw", "loss": 2.9, ...}, ...}}
     {"kind": "validation", "iteration": 10, "name": "held_out", "loss": 2.9, "bits_per_byte": 0.9, ...}
     {"kind": "skipped", "iteration": 8, "reason": "spike", ...}      a step without an update; the rest as for "train"
-    {"kind": "parity", ...}, {"kind": "checkpoint", ...}
+    {"kind": "parity", ...}
+    {"kind": "checkpoint", "iteration": 10, "path": "iter_0000010", "seconds": 1.2, "written_seconds": 9.8}
+    {"kind": "fell_back", "iteration": 10, "path": "iter_0000020", "reason": ..., "to": "iter_0000010"}
     {"kind": "stopped", "iteration": 12, "reason": "stop_file"}      or "sigterm"; the run goes on when started again
+
+`seconds` of a checkpoint are those that training stood; `written_seconds` passed until it was the newest, with
+async_save: its line may stand behind those of later steps.  `fell_back` names a checkpoint that was passed over.
 
 `samples` and `checksums` are of all steps since the line before: what entered the model, counted there.  Each step
 whose state is saved has a line, so that a resumed run's lines go on where the ones before end.
@@ -168,6 +173,10 @@ def _checkpoint(row: dict[str, Any], _: int) -> str:
     return f"iteration {row['iteration']:>6}  saved {row['path']} in {row['seconds']:.1f} s"
 
 
+def _fell_back(row: dict[str, Any], _: int) -> str:
+    return f"iteration {row['iteration']:>6}  {row['path']} is damaged: gone back to {row['to']}"
+
+
 def _stopped(row: dict[str, Any], train_iters: int) -> str:
     return f"iteration {row['iteration']:>6}/{train_iters}  ends here ({row['reason']}); start again to go on"
 
@@ -178,5 +187,6 @@ _TELL = {
     "validation": _validation,
     "parity": _parity,
     "checkpoint": _checkpoint,
+    "fell_back": _fell_back,
     "stopped": _stopped,
 }

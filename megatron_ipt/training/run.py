@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from megatron_ipt.convert.parity import gate
 from megatron_ipt.data.stream import BlendStream, HeldOut
 from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import config as configs
+from megatron_ipt.mcore import integrity
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore import optimizer as optimizers
 from megatron_ipt.mcore.checkpoint import RunCard
+from megatron_ipt.mcore.checkpoint_saver import Saver
 from megatron_ipt.mcore.optimizer import MegatronOptimizer
 from megatron_ipt.mcore.parallel import Ranks
 from megatron_ipt.paths import RunPaths
@@ -57,7 +60,7 @@ class Run:
     flops: Flops
     metrics: Metrics
     card: RunCard
-    checkpoints: Path
+    saver: Saver
     iteration: int
     consumed_samples: int
     drawn: Drawn
@@ -75,7 +78,8 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     starts.check_vocabulary(stream, architecture, model.load_hf)
     vocab_size = padded_vocab_size(architecture, model, train)
     save = train.save or paths.checkpoints
-    start = checkpoints.latest(save) or (checkpoints.resolve(train.load) if train.load else None)
+    with integrity.trusting(train.trust_checkpoint):
+        start, damaged = checkpoints.newest_whole(save, train.load)
     card = checkpoints.RunCard.read(start) if start else None
     fresh = card is None or (train.finetune and start is not None and start.parent != save)
     iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
@@ -100,6 +104,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     optimizer = optimizers.build(train, wrapped)
     if start is not None and card is not None:
         _load(start, None if fresh else card, wrapped, optimizer, recipe)
+        starts.tell_damaged(damaged, start, iteration, metrics)
     spikes = SpikeRule(train.spike_sigma, train.spike_window, train.most_skips_in_a_row)
     new_card = starts.make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
     return Run(
@@ -116,7 +121,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         flops=flops_per_token(architecture, train.seq_length),
         metrics=metrics,
         card=new_card,
-        checkpoints=save,
+        saver=Saver(save, train, start, told=partial(metrics.write, "checkpoint")),
         iteration=iteration,
         consumed_samples=consumed,
         drawn=Drawn(stream.blend),
@@ -133,11 +138,11 @@ def _load(
     """The weights of `start`, and all else where the run goes on from it: `card` is None for a fresh one."""
     train: TrainSettings = section(recipe, "train")
     if card is None:
-        checkpoints.load(start, chunks, None)
+        checkpoints.load(start, chunks, None, verified=True)
         optimizer.reload_model_params()
     else:
         starts.check_changes(card, recipe, start)
         with optimizers.groups_as_saved(optimizer, train, card.recipe.get("train", {})):
-            checkpoints.load(start, chunks, optimizer)
+            checkpoints.load(start, chunks, optimizer, verified=True)
     iteration, consumed = (0, 0) if card is None else (card.iteration, card.consumed_samples)
     logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)

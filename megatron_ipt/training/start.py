@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.data.stream import BlendStream, HeldOut, SequentialStream, ValidationStream
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint import RunCard
+from megatron_ipt.mcore.run_card import versions
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, section
 from megatron_ipt.settings import FREE_TO_CHANGE, ModelSettings, TrainSettings
+from megatron_ipt.training.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +201,13 @@ def _with_decay(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**implied, **settings}
 
 
+def tell_damaged(damaged: Sequence[UserError], start: Path, iteration: int, metrics: Metrics) -> None:
+    """A warning and a line of metrics for each checkpoint that was passed over."""
+    for error in damaged:
+        logger.warning("%s: %s; %s is the newest whole one", error.where, error.problem, start)
+        metrics.write("fell_back", iteration, path=Path(error.where).name, reason=error.problem, to=start.name)
+
+
 def make_card(
     recipe: Recipe, model: ModelSettings, architecture: Architecture, vocab_size: int, blend_hash: str
 ) -> RunCard:
@@ -210,6 +218,6 @@ def make_card(
         padded_vocab_size=vocab_size,
         blend_hash=blend_hash,
         load_hf=str(model.load_hf or ""),
-        versions={name: version(name) for name in ("torch", "megatron-core", "instruction-pretraining")},
+        versions=versions(),
         recipe=recipe.model_dump(mode="json", exclude_none=True),
     )

@@ -1,0 +1,184 @@
+"""Checkpoints travel between layouts, in both forms of the optimizer's state, written before or behind training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyRun, ipt, losses, torchrun
+
+WORKER = Path(__file__).with_name("checkpoint_worker.py")
+LAYOUTS = {
+    "one": [],
+    "tp2": ["train.tensor_model_parallel_size=2"],
+    "pp2": ["train.pipeline_model_parallel_size=2"],
+    "dp2": [],
+    "cp2": ["train.context_parallel_size=2"],
+    "pp2_vpp2": ["train.pipeline_model_parallel_size=2", "train.virtual_pipeline_model_parallel_size=2"],
+}
+PAIRS = [("tp2", "pp2"), ("pp2", "dp2"), ("dp2", "cp2"), ("cp2", "pp2_vpp2"), ("pp2_vpp2", "tp2"), ("dp2", "one")]
+PLAIN = ["train.held_out=null", "train.parity_gate=false"]
+CHEAP = ["train.dist_ckpt_optim_fully_reshardable=false"]
+Job = tuple[str, str, list[str]]
+
+
+def job(folder: Path, name: str, layout: str, *overrides: str, first: str = "") -> Job:
+    return name, first, [f"output_dir={folder / name}", *PLAIN, *LAYOUTS[layout], *overrides]
+
+
+def at(folder: Path, name: str, iteration: int) -> Path:
+    return folder / name / "train" / "checkpoints" / f"iter_{iteration:07d}"
+
+
+def going_on(folder: Path, source: str, target: str) -> list[Job]:
+    """`target` goes on from step 3 of the run in `source`; then the ends of both are compared."""
+    name = f"{source}-{target}"
+    load = f"train.load={at(folder, source, 3)}"
+    ends = f"compare {at(folder, source, 6)} {at(folder, name, 6)}"
+    return [job(folder, name, target, load, "train.train_iters=6"), (f"{name}-ends", ends, [])]
+
+
+def run(tiny: TinyRun, processes: int, jobs: list[Job]) -> dict[str, Any]:
+    out = tiny.folder / f"checkpoints-{processes}.json"
+    torchrun(processes, WORKER, tiny.recipe, out, json.dumps(jobs))
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tiny: TinyRun) -> tuple[Path, dict[str, Any]]:
+    """The folder of all runs, and what each wrote to its metrics."""
+    folder = tiny.folder / "checkpoints"
+    straight = ["train.train_iters=6", "train.save_interval=3"]
+    jobs = [job(folder, name, name, *straight) for name in LAYOUTS if name != "one"]
+    for source, target in PAIRS[:-1]:
+        jobs += going_on(folder, source, target)
+    every = ["train.train_iters=4", "train.save_interval=1"]
+    cheap = [*CHEAP, *every, "train.fully_reshardable_interval=3", "train.async_save=true"]
+    cheap_2 = f"train.load={at(folder, 'cheap', 2)}"
+    jobs += [
+        job(folder, "cheap", "pp2", *cheap),
+        job(folder, "kept", "pp2", *every, "train.save_retain_interval=2"),
+        job(folder, "cheap-dp2", "dp2", cheap_2, "train.train_iters=4"),
+        job(folder, "cheap-pp2", "pp2", cheap_2, "train.train_iters=6"),
+        ("resharded", f"reshard {at(folder, 'cheap', 2)} {folder / 'resharded'}", []),
+        job(folder, "replicas", "dp2", *CHEAP, "train.train_iters=3", "train.save_interval=2"),
+        job(folder, "plain", "dp2", f"train.load={at(folder, 'dp2', 3)}", "train.use_distributed_optimizer=false"),
+        job(folder, "behind", "dp2", *straight, "train.async_save=true", first="slow"),
+    ]
+    rows = run(tiny, 2, jobs)
+    ones = going_on(folder, *PAIRS[-1])
+    ones.append(job(folder, "replicas-one", "one", f"train.load={at(folder, 'replicas', 2)}", "train.train_iters=4"))
+    return folder, {**rows, **run(tiny, 1, ones)}
+
+
+def card(checkpoint: Path) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((checkpoint / "run_card.json").read_text(encoding="utf-8"))
+    return row
+
+
+def shards(checkpoint: Path) -> dict[str, str]:
+    """SHA-256 of the tensor files."""
+    files = json.loads((checkpoint / "integrity.json").read_text(encoding="utf-8"))["files"]
+    return {name: digest for name, digest in files.items() if name.endswith(".distcp")}
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_another_layout_goes_on_with_the_same_losses_data_and_moments(
+    found: tuple[Path, dict[str, Any]], source: str, target: str
+) -> None:
+    straight, went_on = (
+        [row for row in found[1][name] if row["kind"] == "train" and row["iteration"] > 3]
+        for name in (source, f"{source}-{target}")
+    )
+    assert [row["iteration"] for row in went_on] == [4, 5, 6]
+    assert losses(went_on) == pytest.approx(losses(straight), rel=0, abs=1e-6)
+    for name in ("consumed_samples", "samples", "checksums"):
+        assert [row[name] for row in went_on] == [row[name] for row in straight]
+    ends = found[1][f"{source}-{target}-ends"]
+    assert ends["same_names"]
+    assert ends["largest"]["exp_avg"] > 1e-3
+    assert set(ends["unlike"]) == {"weights", "exp_avg", "exp_avg_sq", "param"}
+    assert max(ends["unlike"].values()) <= 1e-6
+
+
+def test_the_cheap_form_is_written_between_and_the_other_every_nth_time_and_last(
+    found: tuple[Path, dict[str, Any]],
+) -> None:
+    cards = [card(at(found[0], "cheap", number)) for number in (1, 2, 3, 4)]
+    kinds = ["dp_reshardable", "dp_reshardable", "fully_reshardable", "fully_reshardable"]
+    assert [row["sharding_type"] for row in cards] == kinds
+    assert [row["loads_with"] for row in cards] == ["TP1 PP2 and any DP"] * 2 + ["any layout"] * 2
+
+
+def test_the_cheap_form_goes_on_to_the_same_bits_with_its_own_layout(found: tuple[Path, dict[str, Any]]) -> None:
+    assert losses(found[1]["cheap-pp2"]) == losses(found[1]["pp2"])[2:]
+    assert shards(at(found[0], "cheap-pp2", 6)) == shards(at(found[0], "pp2", 6)) != {}
+
+
+def test_the_cheap_form_loads_with_any_dp(found: tuple[Path, dict[str, Any]]) -> None:
+    assert card(at(found[0], "replicas", 2))["sharding_type"] == "dp_reshardable"
+    assert losses(found[1]["replicas-one"]) == pytest.approx(losses(found[1]["dp2"])[2:4], rel=0, abs=1e-6)
+
+
+def test_another_layout_is_told_which_loads_and_what_converts(found: tuple[Path, dict[str, Any]]) -> None:
+    there = at(found[0], "cheap", 2)
+    assert found[1]["cheap-dp2"]["error"] == (
+        f"{there}: loads with TP1 PP2 and any DP, here is TP1 PP1; "
+        f"`ipt convert reshard {there} OUT` makes it loadable by any layout"
+    )
+
+
+def test_a_state_of_the_distributed_optimizer_is_refused_in_one_line_without_it(
+    found: tuple[Path, dict[str, Any]],
+) -> None:
+    told = found[1]["plain"]["error"]
+    assert "its optimizer's state is of train.use_distributed_optimizer=true, here is false" in told
+    assert told.count("\n") == 0 and "train.finetune=true" in told
+
+
+def test_resharded_it_has_the_bytes_of_a_save_for_any_layout(found: tuple[Path, dict[str, Any]]) -> None:
+    there = at(found[0], "cheap", 2)
+    resharded = found[0] / "resharded" / there.name
+    assert shards(resharded) == shards(at(found[0], "kept", 2)) != shards(there)
+    assert card(resharded)["loads_with"] == "any layout"
+    assert card(resharded)["parent"] == str(there)
+    assert card(resharded)["consumed_samples"] == 16
+
+
+@pytest.mark.long
+def test_the_verb_starts_the_ranks_that_the_layout_needs(found: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    there = at(found[0], "cheap", 2)
+    ipt("convert", "reshard", there, tmp_path / "out")
+    assert shards(tmp_path / "out" / there.name) == shards(at(found[0], "kept", 2))
+
+
+def test_a_save_behind_training_holds_what_stood_before_the_next_step(found: tuple[Path, dict[str, Any]]) -> None:
+    assert losses(found[1]["behind"]) == losses(found[1]["dp2"])
+    assert shards(at(found[0], "behind", 3)) == shards(at(found[0], "dp2", 3)) != {}
+    assert losses(found[1]["cheap"]) == losses(found[1]["pp2"])[:4]
+
+
+def test_a_save_behind_training_is_told_when_it_is_the_newest(found: tuple[Path, dict[str, Any]]) -> None:
+    kinds = [(row["kind"], row["iteration"]) for row in found[1]["behind"]]
+    assert kinds.index(("train", 4)) < kinds.index(("checkpoint", 3)) < kinds.index(("checkpoint", 6))
+    row = next(row for row in found[1]["behind"] if row["kind"] == "checkpoint")
+    assert row["written_seconds"] - row["seconds"] > 0.5
+
+
+def test_what_is_not_to_be_kept_is_removed(found: tuple[Path, dict[str, Any]]) -> None:
+    names = sorted(path.name for path in (found[0] / "kept" / "train" / "checkpoints").iterdir())
+    assert names == ["iter_0000002", "iter_0000004", "latest_checkpointed_iteration.txt"]
+
+
+def test_the_card_says_what_it_came_from(found: tuple[Path, dict[str, Any]]) -> None:
+    row = card(at(found[0], "dp2-cp2", 6))
+    assert (row["format_version"], row["iteration"], row["world_size"]) == (2, 6, 2)
+    assert row["consumed_tokens"] == 6 * 8 * 64
+    assert row["parent"] == str(at(found[0], "dp2", 3))
+    assert row["layout"]["context_parallel_size"] == 2 and row["layout"]["data_parallel_size"] == 1
+    assert card(at(found[0], "dp2", 6))["parent"] == "iter_0000003"
+    assert card(at(found[0], "dp2", 3))["parent"] == ""
+    assert {"torch", "megatron-core"} <= set(row["versions"])
