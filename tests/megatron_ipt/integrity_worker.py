@@ -8,6 +8,7 @@ FOLDER/files is hashed.  Writes FOLDER/RANK.json: what this rank hashed, and wha
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,16 +67,38 @@ def main() -> None:
         integrity._hash = broken
         found["unreadable"] = told(folder)
         integrity._hash = plain
+        with integrity.trusting(True):
+            found["right_and_trusted"] = told(folder)
         before = changed(folder / "__1_0.distcp", b"!")
         found["changed"] = told(folder)
+        with integrity.trusting(True):
+            found["changed_and_trusted"] = told(folder)
         changed(folder / "__1_0.distcp", before)
         before = changed(folder / integrity.INTEGRITY, b"[]")
         found["no_list"] = told(folder)
         changed(folder / integrity.INTEGRITY, before)
         if rank == 0:
-            (folder / "__1_0.distcp").unlink()
+            (folder / "__1_0.distcp").rename(folder / "foreign")
         dist.barrier()
         found["missing"] = told(folder)
+        if rank == 0:
+            shutil.copy(folder / "foreign", folder / "__1_0.distcp")
+        dist.barrier()
+        found["foreign"] = told(folder)
+        with integrity.trusting(True):
+            found["foreign_and_trusted"] = told(folder)
+        dist.barrier()
+        if rank == 0:
+            (folder / integrity.INTEGRITY).rename(root / "ours.json")
+        dist.barrier()
+        found["unlisted"] = told(folder)
+        with integrity.trusting(True):
+            found["unlisted_and_trusted"] = told(folder)
+        dist.barrier()
+        if rank == 0:
+            (root / "ours.json").rename(folder / integrity.INTEGRITY)
+            (folder / "foreign").unlink()
+        dist.barrier()
         found["shares"] = integrity.shares({"a": 5, "b": 4, "c": 3, "d": 3, "e": 1}, 2)
         _write(root / f"{rank}.json", found)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import checkpoint_folder as folders
+from megatron_ipt.mcore.run_card import RunCard, SavedLayout
+from megatron_ipt.settings import TrainSettings
 
 ARCHITECTURE = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
 
@@ -18,8 +23,8 @@ class Cut(BaseException):
     """Stands for the end of the process."""
 
 
-def card(iteration: int) -> folders.RunCard:
-    return folders.RunCard(iteration, 8 * iteration, ARCHITECTURE, 512, "", "", {}, {})
+def card(iteration: int) -> RunCard:
+    return RunCard(iteration, 8 * iteration, ARCHITECTURE, 512, "", "", {}, {})
 
 
 def commit(root: Path, iteration: int, text: str) -> None:
@@ -83,3 +88,93 @@ def test_an_iteration_written_anew_is_there_at_every_moment(tmp_path: Path) -> N
         assert (root / "iter_0000003" / "shard").read_text(encoding="utf-8") == "newer"
         assert [path.name for path in root.glob("iter_*")] == ["iter_0000003"]
     assert found.count("old") == 5 and found[-2:] != ["cut", "old"] and found[-1] == "new"
+
+
+@pytest.mark.parametrize(
+    ("most_recent_k", "retain_interval", "kept"),
+    [
+        (None, None, [2, 4, 6, 8, 10, 12]),
+        (2, None, [8, 10, 12]),  # 12 is of another run's end: not ours to remove
+        (None, 4, [4, 8, 10, 12]),
+        (2, 6, [6, 8, 10, 12]),
+        (9, None, [2, 4, 6, 8, 10, 12]),
+    ],
+)
+def test_the_newest_and_every_nth_are_kept(
+    tmp_path: Path, most_recent_k: int | None, retain_interval: int | None, kept: list[int]
+) -> None:
+    for iteration in range(2, 14, 2):
+        commit(tmp_path, iteration, "text")
+    folders.partial_of(folders.folder_of(tmp_path, 1)).mkdir()
+    folders.remove(folders.not_kept(tmp_path, 10, most_recent_k, retain_interval))
+    names = [f"iter_{number:07d}" for number in kept]
+    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_0000001.partial", *names]
+    assert [path.name for path in folders.older(tmp_path / "iter_0000010")] == names[-3::-1]
+
+
+LAYOUT = SavedLayout(2, 2, 1, 4, ((1, 1), (1, 1)), None, use_distributed_optimizer=True, bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data_parallel_size": 8, "context_parallel_size": 2}, None),
+        ({"tensor_model_parallel_size": 1}, "loads with TP2 PP2 VPP2 and any DP, here is TP1 PP2 VPP2;"),
+        ({"layers": ((2,), (2,))}, "loads with TP2 PP2 VPP2 and any DP, here is TP2 PP2;"),
+        ({"layers": ((1, 2), (1, 0))}, "loads with TP2 PP2 VPP2, layers 1+1 | 1+1 and any DP, here is"),
+        ({"bucket_size": 40_000_000}, "VPP2, one bucket (overlap_grad_reduce, ddp_config.bucket_size) and any DP"),
+        ({"use_distributed_optimizer": False}, "is of train.use_distributed_optimizer=true, here is false"),
+    ],
+)
+def test_a_card_says_which_layouts_load_it(tmp_path: Path, change: dict[str, Any], told: str | None) -> None:
+    written = replace(card(3), layout=LAYOUT, sharding_type="dp_reshardable")
+    folders.write_card(tmp_path, written)
+    assert json.loads((tmp_path / "run_card.json").read_text())["loads_with"] == "TP2 PP2 VPP2 and any DP"
+    read = RunCard.read(tmp_path)
+    assert read == written
+    here = replace(LAYOUT, **change)
+    if told is None:
+        read.check_loads(here, tmp_path)
+        return
+    with pytest.raises(UserError) as caught:
+        read.check_loads(here, tmp_path)
+    assert told in str(caught.value)
+
+
+def test_a_card_of_the_first_version_is_read(tmp_path: Path) -> None:
+    """As the version before wrote it; its layout is that of its recipe."""
+    train = {"tensor_model_parallel_size": 2, "seq_length": 64, "use_distributed_optimizer": True, "bf16": False}
+    row = {
+        **{"format_version": 1, "iteration": 3, "consumed_samples": 24, "architecture": ARCHITECTURE.to_json()},
+        **{"padded_vocab_size": 512, "blend_hash": "", "load_hf": "", "versions": {}, "recipe": {"train": train}},
+    }
+    (tmp_path / "run_card.json").write_text(json.dumps(row), encoding="utf-8")
+    read = RunCard.read(tmp_path)
+    assert (read.consumed_tokens, read.parent, read.sharding_type) == (1536, "", "fully_reshardable")
+    assert read.layout is not None and read.layout.tensor_model_parallel_size == 2
+    read.check_loads(LAYOUT, tmp_path)
+    with pytest.raises(UserError, match=r"set train\.use_distributed_optimizer=true, or load the weights alone"):
+        read.check_loads(replace(LAYOUT, use_distributed_optimizer=False), tmp_path)
+
+
+@pytest.mark.parametrize("version", [0, 3, None])
+def test_a_card_of_another_version_is_refused(tmp_path: Path, version: int | None) -> None:
+    (tmp_path / "run_card.json").write_text(json.dumps({"format_version": version}), encoding="utf-8")
+    with pytest.raises(UserError, match="not format version 2"):
+        RunCard.read(tmp_path)
+
+
+def test_every_nth_save_and_the_last_load_with_any_layout() -> None:
+    settings = {"global_batch_size": 1, "seq_length": 8, "train_iters": 9, "lr": 1.0, "save_interval": 2}
+    cheap = {"dist_ckpt_optim_fully_reshardable": False}
+    plain, never, third = (
+        TrainSettings.model_validate({**settings, **more})
+        for more in ({}, cheap, {**cheap, "fully_reshardable_interval": 3})
+    )
+    saves = [2, 4, 6, 8, 10, 12]
+    assert all(plain.is_fully_reshardable(number, last=False) for number in saves)
+    assert not any(never.is_fully_reshardable(number, last=False) for number in saves)
+    assert never.is_fully_reshardable(9, last=True)
+    assert [number for number in saves if third.is_fully_reshardable(number, last=False)] == [6, 12]
+    with pytest.raises(ValueError, match="needs dist_ckpt_optim_fully_reshardable: false"):
+        TrainSettings.model_validate({**settings, "fully_reshardable_interval": 3})

@@ -64,3 +64,14 @@ def test_a_fault_is_one_line_on_every_rank(found: tuple[Path, list[dict[str, Any
 
 def test_right_files_pass(found: tuple[Path, list[dict[str, Any]]]) -> None:
     assert [row["right"] for row in found[1]] == ["as it was written"] * 2
+
+
+def test_what_no_list_vouches_for_is_opened_where_it_is_trusted_alone(
+    found: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    for row in found[1]:
+        assert "integrity.json does not list this file" in row["foreign"] and "--trust-checkpoint" in row["foreign"]
+        assert "not as it was written" in row["unlisted"]
+        trusted = [row[f"{what}_and_trusted"] for what in ("right", "foreign", "unlisted")]
+        assert trusted == ["as it was written"] * 3
+        assert row["changed_and_trusted"] == row["changed"]  # damage is no matter of trust
