@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from data_prep.errors import UserError
-from megatron_ipt.mcore.run_card import RunCard
+from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, RunCard
 from megatron_ipt.settings import TrainSettings
 
 
@@ -28,7 +28,7 @@ def processes_for(checkpoint: Path) -> int:
 
 def settings_for(card: RunCard, checkpoint: Path) -> TrainSettings:
     """The settings of the run that saved it, on one replica; UserError for a checkpoint without an optimizer."""
-    if card.layout is None or not card.sharding_type:
+    if card.sharding_type not in (DP_RESHARDABLE, FULLY_RESHARDABLE):
         raise UserError(checkpoint, "holds no state of the distributed optimizer", "any layout loads it as it is")
     one = {"context_parallel_size": 1, "async_save": False}
     try:

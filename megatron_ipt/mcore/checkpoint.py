@@ -47,7 +47,7 @@ from megatron_ipt.mcore.checkpoint_folder import (
     write_card,
 )
 from megatron_ipt.mcore.model import finish_param_gather, unwrap, without_grad_buffers
-from megatron_ipt.mcore.run_card import FULLY_RESHARDABLE, RunCard, SavedLayout
+from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, WEIGHTS, RunCard, SavedLayout
 
 __all__ = ["RunCard", "latest", "load", "newest_whole", "resolve", "save"]
 
@@ -79,7 +79,7 @@ def completed(
 ) -> RunCard:
     """The card with what the ranks know: the layout, and the form of the optimizer's state.  All ranks call it."""
     layout = layout_of(chunks, optimizer)
-    kind = sharding_type if layout.use_distributed_optimizer else ""
+    kind = WEIGHTS if optimizer is None else sharding_type if layout.use_distributed_optimizer else ""
     return replace(card, world_size=parallel.place()[1], layout=layout, sharding_type=kind)
 
 
@@ -133,8 +133,9 @@ def load(
     card = RunCard.read(checkpoint)
     if optimizer is not None:
         card.check_loads(layout_of(chunks, optimizer), checkpoint)
+    kind = DP_RESHARDABLE if card.sharding_type == DP_RESHARDABLE else FULLY_RESHARDABLE
     try:
-        parallel.on_all(lambda: _read_tensors(checkpoint, chunks, optimizer, card.sharding_type or FULLY_RESHARDABLE))
+        parallel.on_all(lambda: _read_tensors(checkpoint, chunks, optimizer, kind))
     except OSError as error:
         raise UserError(checkpoint, f"does not fit this model ({error})", "use the recipe that wrote it") from error
 

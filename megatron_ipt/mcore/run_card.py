@@ -22,6 +22,7 @@ CARD: Final = "run_card.json"
 CARD_FORMAT_VERSION: Final = 2
 FULLY_RESHARDABLE: Final = "fully_reshardable"
 DP_RESHARDABLE: Final = "dp_reshardable"
+WEIGHTS: Final = "weights alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class RunCard:
     """What a checkpoint is.  `consumed_samples` with `blend_hash` is the whole data position.
 
     `parent` is the checkpoint it goes on from: an iter_* folder beside it, or a path elsewhere; "" of a fresh start.
-    `sharding_type` is megatron-core's word for how the distributed optimizer's state lies there; "" without one.
+    `sharding_type` is megatron-core's word for how the distributed optimizer's state lies there; "" of another
+    optimizer's, WEIGHTS where there is none.
     `spikes` is what the spike rule remembers (training/spikes.py); empty in cards of before.
     """
 
@@ -128,6 +130,8 @@ class RunCard:
 
     def check_loads(self, here: SavedLayout, checkpoint: Path) -> None:
         """UserError unless the optimizer's state can be read under the layout `here`."""
+        if self.sharding_type == WEIGHTS:
+            raise UserError(checkpoint, "holds weights, no optimizer's state", "begin with it: train.finetune=true")
         there = self.layout
         if there is None:
             return
@@ -156,8 +160,8 @@ def versions() -> dict[str, str]:
 
 def _of_version_1(card: RunCard) -> RunCard:
     train = card.recipe.get("train", {})
-    if not train:
-        return card
+    if not train:  # of `ipt convert import`
+        return replace(card, sharding_type=WEIGHTS)
     tensor, pipeline = (train.get(f"{kind}_model_parallel_size", 1) for kind in ("tensor", "pipeline"))
     distributed = train.get("use_distributed_optimizer", True)
     context, bf16 = train.get("context_parallel_size", 1), train.get("bf16", True)

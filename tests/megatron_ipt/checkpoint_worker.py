@@ -2,9 +2,9 @@
 
     torchrun checkpoint_worker.py RECIPE OUT.json '[["name", "what is done first", ["train.train_iters=3", ...]], ...]'
 
-What is done first, by rank 0: `flip PATH` a bit in the middle of a file, `truncate PATH` to half; `slow` makes every
-write behind training wait until the next step is done; `compare A B` and `reshard A OUT` run nothing: the first tells
-how far the tensors of two checkpoints are apart.
+What is done first, by rank 0: `flip PATH` a bit in the middle of a file, `truncate PATH` to half.  `slow` makes every
+write behind training wait until the next step is done, `broken` makes that of the second rank fail.  `compare A B` and
+`reshard A OUT` run nothing: the first tells how far the tensors of two checkpoints are apart.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from typing import Any
 from data_prep.errors import UserError
 from megatron_ipt.recipe import load_recipe
 
+WRITE: list[Any] = []
+"""What writes behind training, before anything was done to it."""
+
 
 def done_first(what: str) -> None:
     import torch.distributed as dist
@@ -26,16 +29,23 @@ def done_first(what: str) -> None:
     from megatron_ipt.mcore import checkpoint_async
 
     action, *paths = what.split() or [""]
-    plain = checkpoint_async.Pending.__dict__["_write"]
+    plain = WRITE or WRITE.append(checkpoint_async.Pending._write) or WRITE
+    checkpoint_async.Pending._write = plain[0]  # type: ignore[method-assign]
     if action == "slow":
 
         def slow(self: Any, *arguments: Any) -> None:
             time.sleep(1.0)
-            plain(self, *arguments)
+            plain[0](self, *arguments)
 
         checkpoint_async.Pending._write = slow  # type: ignore[method-assign]
+    if action == "broken" and dist.get_rank() == 1:
+
+        def broken(self: Any, *_: Any) -> None:
+            self._fault = OSError(28, "No space left on device")
+
+        checkpoint_async.Pending._write = broken  # type: ignore[method-assign]
     if dist.get_rank() == 0 and action in ("flip", "truncate"):
-        path = next(Path(paths[0]).parent.glob(Path(paths[0]).name))
+        path = Path(paths[0])
         content = bytearray(path.read_bytes())
         if action == "flip":
             content[len(content) // 2] ^= 1

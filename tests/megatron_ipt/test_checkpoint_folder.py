@@ -157,6 +157,11 @@ def test_a_card_of_the_first_version_is_read(tmp_path: Path) -> None:
         read.check_loads(replace(LAYOUT, use_distributed_optimizer=False), tmp_path)
 
 
+def test_weights_alone_are_no_state_to_go_on_from(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds weights, no optimizer's state; begin with it: train\.finetune=true"):
+        replace(card(0), sharding_type="weights alone").check_loads(LAYOUT, tmp_path)
+
+
 @pytest.mark.parametrize("version", [0, 3, None])
 def test_a_card_of_another_version_is_refused(tmp_path: Path, version: int | None) -> None:
     (tmp_path / "run_card.json").write_text(json.dumps({"format_version": version}), encoding="utf-8")

@@ -48,7 +48,7 @@ def damaged_jobs(folder: Path) -> list[Job]:
     return [
         ("damaged", "", [*every, "train.train_iters=3"]),
         ("flipped", f"{flip}/__0_0.distcp", [*every, "train.train_iters=4"]),
-        ("truncated", f"{cut}/__1_0.distcp", [*every, "train.train_iters=5"]),
+        ("truncated", f"{cut}/__0_0.distcp", [*every, "train.train_iters=5"]),
         job(folder, "meant", "dp2", f"train.load={other}", first=f"flip {other}/__0_0.distcp"),
     ]
 
@@ -80,6 +80,7 @@ def found(tiny: TinyRun) -> tuple[Path, dict[str, Any]]:
         job(folder, "replicas", "dp2", *CHEAP, "train.train_iters=3", "train.save_interval=2"),
         job(folder, "plain", "dp2", f"train.load={at(folder, 'dp2', 3)}", "train.use_distributed_optimizer=false"),
         job(folder, "behind", "dp2", *straight, "train.async_save=true", first="slow"),
+        job(folder, "broken", "dp2", *every, "train.async_save=true", first="broken"),
     ]
     rows = run(tiny, 2, jobs + damaged_jobs(folder))
     ones = going_on(folder, *PAIRS[-1])
@@ -179,7 +180,7 @@ def test_a_save_behind_training_is_told_when_it_is_the_newest(found: tuple[Path,
     kinds = [(row["kind"], row["iteration"]) for row in found[1]["behind"]]
     assert kinds.index(("train", 4)) < kinds.index(("checkpoint", 3)) < kinds.index(("checkpoint", 6))
     row = next(row for row in found[1]["behind"] if row["kind"] == "checkpoint")
-    assert row["written_seconds"] - row["seconds"] > 0.5
+    assert row["written_seconds"] >= max(1.0, row["seconds"])  # the thread slept for one
 
 
 def test_what_is_not_to_be_kept_is_removed(found: tuple[Path, dict[str, Any]]) -> None:
@@ -198,11 +199,9 @@ def test_the_card_says_what_it_came_from(found: tuple[Path, dict[str, Any]]) -> 
     assert {"torch", "megatron-core"} <= set(row["versions"])
 
 
-@pytest.mark.parametrize(
-    ("name", "newest", "shard"), [("flipped", 3, "__0_0.distcp"), ("truncated", 4, "__1_0.distcp")]
-)
+@pytest.mark.parametrize(("name", "newest"), [("flipped", 3), ("truncated", 4)])
 def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(
-    found: tuple[Path, dict[str, Any]], name: str, newest: int, shard: str
+    found: tuple[Path, dict[str, Any]], name: str, newest: int
 ) -> None:
     rows = found[1][name]
     assert losses(rows) == losses(found[1]["dp2"])[newest - 1 : newest + 1]
@@ -210,7 +209,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(
         "kind": "fell_back",
         "iteration": newest - 1,
         "path": f"iter_{newest:07d}",
-        "reason": f"not as it was written ({shard}: another hash than integrity.json gives)",
+        "reason": "not as it was written (__0_0.distcp: another hash than integrity.json gives)",
         "to": f"iter_{newest - 1:07d}",
     }
 
@@ -226,3 +225,10 @@ def test_the_rows_after_the_one_fallen_back_to_are_written_anew(found: tuple[Pat
 def test_one_that_is_named_is_meant(found: tuple[Path, dict[str, Any]]) -> None:
     told = found[1]["meant"]["error"]
     assert told.startswith(f"{at(found[0], 'dp2-cp2', 6)}: not as it was written (__0_0.distcp: another hash")
+
+
+def test_a_write_behind_training_that_fails_on_one_rank_is_one_line_on_all(found: tuple[Path, dict[str, Any]]) -> None:
+    told = found[1]["broken"]["error"]  # as the first rank, whose own write was whole, heard it
+    assert told.startswith(f"{at(found[0], 'broken', 1)}: the checkpoint was not written (OSError: [Errno 28] No space")
+    assert told.endswith("nothing was there before")
+    assert not (found[0] / "broken" / "train" / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
