@@ -72,7 +72,7 @@ def found(tiny: TinyRun) -> tuple[Path, dict[str, Any]]:
     cheap = [*CHEAP, *every, "train.fully_reshardable_interval=3", "train.async_save=true"]
     cheap_2 = f"train.load={at(folder, 'cheap', 2)}"
     jobs += [
-        job(folder, "cheap", "pp2", *cheap),
+        job(folder, "cheap", "pp2", *cheap, first="slow"),
         job(folder, "kept", "pp2", *every, "train.save_retain_interval=2"),
         job(folder, "cheap-dp2", "dp2", cheap_2, "train.train_iters=4"),
         job(folder, "cheap-pp2", "pp2", cheap_2, "train.train_iters=6"),
