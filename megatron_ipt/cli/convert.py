@@ -37,11 +37,14 @@ def export(
     source: Annotated[
         Path | None, typer.Option(help="directory the run began from: its config.json and tokenizer")
     ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default: as the checkpoint holds them")
+    ] = None,
     trust_checkpoint: Trust = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face directory that transformers loads."""
     with trusting(trust_checkpoint):
-        steps.export(checkpoint, out, source)
+        steps.export(checkpoint, out, source, dtype)
 
 
 @app.command()

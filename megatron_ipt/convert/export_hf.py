@@ -1,115 +1,121 @@
-"""A checkpoint as a Hugging Face directory that transformers loads."""
+"""A checkpoint as a Hugging Face directory that transformers loads; memory does not grow with its layers."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.convert.families import FAMILIES, read_config
-from megatron_ipt.convert.families.weights import Weights
-from megatron_ipt.convert.models import open_model
+from megatron_ipt.convert import parts, safetensors_directory
+from megatron_ipt.convert.exported_config import exported_config
+from megatron_ipt.convert.families import read_config
+from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint import RunCard, resolve
-from megatron_ipt.mcore.model import named_parameters
+from megatron_ipt.mcore.stream import Stored, StoredWeights
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COPIED: Final = (
+    *("tokenizer*", "*.model", "*.tiktoken", "tekken.json", "vocab.*", "merges.txt", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template*", "additional_chat_templates", "generation_config.json"),
+    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
 )
+"""What is kept of the source beside config.json: the tokenizer, how to generate, and under which terms."""
 
 
-def export_hf(checkpoint: Path, out: Path, source: Path | None = None) -> dict[str, Any]:
-    """Write `checkpoint` to `out`; returns what differs from the source's config.json.
+def export_hf(
+    checkpoint: Path, out: Path, source: Path | None = None, dtype: str | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """Write `checkpoint` to `out`; returns what differs from the source's config.json: key -> (before, after).
 
     `source` is the Hugging Face directory the run began from (default: the one its run card names): its config.json is
-    kept but for what training changed, its tokenizer is copied.  Padding of the vocabulary is cut.  `out` appears when
-    all of it is written.
+    kept but for what training changed, its tokenizer is copied.  Padding of the vocabulary is cut.  The weights' type
+    is the checkpoint's own unless `dtype` is given.  `out` appears when all of it is written.
     """
-    card = RunCard.read(resolve(checkpoint))
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}", "is no type that weights are written in", f"use one of {', '.join(DTYPES)}")
+    folder = resolve(checkpoint)
+    card = RunCard.read(folder)
     source = source or (Path(card.load_hf) if card.load_hf else None)
-    if source is not None:
-        read_config(source)
+    given = None if source is None else read_config(source)
+    if source is not None and out.exists() and out.samefile(source):
+        raise UserError(out, "is the directory that the run began from", "export into another one")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with open_model(checkpoint, bf16=True) as opened:
-        architecture = opened.architecture
-        tensors: dict[str, torch.Tensor] = {}
-        for name, parameter in named_parameters(opened.chunks):
-            weights = FAMILIES[architecture.family].weights_of(name, architecture)
-            tensors.update(_tensors(weights, parameter.detach(), architecture))
     try:
-        save_torch_state_dict(tensors, partial, max_shard_size="5GB", metadata={"format": "pt"})
-    except (SafetensorError, OSError) as error:
-        shutil.rmtree(partial)
+        with parallel.distributed():
+            stored = StoredWeights(folder)
+            kind = DTYPES[dtype] if dtype else _common_type(stored.weights)
+            length = card.recipe.get("train", {}).get("seq_length")
+            config, changed = exported_config(card.architecture, given, source, length, str(kind).split(".")[1])
+            partial.mkdir(parents=True)
+            _write_weights(partial, stored, card.architecture, kind)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if source is not None:
+            _copy_tokenizer(source, partial)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except OSError as error:
         raise UserError(out, f"could not be written ({error})", "make room and export again") from error
-    length = card.recipe.get("train", {}).get("seq_length", 2048)
-    changed = _write_config(partial, architecture, source, length)
-    if source is not None:
-        for file in TOKENIZER_FILES:
-            if (source / file).exists():
-                shutil.copyfile(source / file, partial / file)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return changed
 
 
-def _tensors(weights: Weights, value: torch.Tensor, architecture: Architecture) -> dict[str, torch.Tensor]:
-    """The Hugging Face tensors of one whole Megatron parameter."""
-    parts: tuple[torch.Tensor, ...]
-    if weights.kind == "qkv":
-        parts = split_qkv(value, architecture)
-    elif weights.kind == "gate_up":
-        parts = value.chunk(2)
-    elif weights.kind == "vocabulary":
-        parts = (value[: architecture.vocab_size],)
-    else:
-        parts = (value,)
-    return {name: part.contiguous().clone() for name, part in zip(weights.names, parts, strict=True)}
+def _common_type(weights: Sequence[Stored]) -> torch.dtype:
+    """The type that holds every weight as it is."""
+    return reduce(torch.promote_types, (weight.dtype for weight in weights))
 
 
-def split_qkv(value: torch.Tensor, architecture: Architecture) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The inverse of `load_hf.fuse_qkv`: query, key and value rows out of `[q heads; k; v]` a group."""
-    groups, width = architecture.num_query_groups, architecture.kv_channels
-    queries = architecture.num_attention_heads // groups * width
-    rest = value.shape[1:]
-    grouped = value.reshape(groups, queries + 2 * width, *rest)
-    query, key, values = grouped.split((queries, width, width), dim=1)
-    return query.reshape(-1, *rest), key.reshape(-1, *rest), values.reshape(-1, *rest)
+def _write_weights(folder: Path, stored: StoredWeights, architecture: Architecture, dtype: torch.dtype) -> None:
+    """Each tensor is read, split and written before the next; in the order in which transformers' own files have them.
+
+    The last stage of a pipeline has the embeddings of a tied model under their own name: they are there once.
+    """
+    weights = sorted(stored.weights, key=_place)
+    shapes = [parts.shapes(weight.name, weight.shape, architecture) for weight in weights]
+    _all_there(stored.checkpoint, [name for group in shapes for name in group], architecture)
+
+    def make(number: int) -> dict[str, torch.Tensor]:
+        return parts.split(weights[number].name, stored.read(weights[number]), architecture)
+
+    safetensors_directory.write(folder, shapes, dtype, make)
 
 
-def _write_config(
-    folder: Path, architecture: Architecture, source: Path | None, max_position_embeddings: int
-) -> dict[str, Any]:
-    """config.json: the source's own with what training changed; or, from scratch, the family's."""
-    family = FAMILIES[architecture.family]
-    changed: dict[str, Any] = {}
-    if source is None:
-        config = family.config_json(architecture, max_position_embeddings)
-    else:
-        config = read_config(source)
-        if family.architecture(config, source / "config.json") != architecture:
-            raise UserError(
-                source, "config.json describes another model than the checkpoint", "give the one it began from"
-            )
-    dtype = "dtype" if "dtype" in config or source is None else "torch_dtype"
-    if config.get(dtype) != "bfloat16":
-        changed[dtype] = [config.get(dtype), "bfloat16"]
-        config[dtype] = "bfloat16"
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return changed
+def _place(weight: Stored) -> tuple[int, int, str]:
+    """Embeddings, then layer by layer, then the rest."""
+    layer = re.match(r"decoder\.layers\.(\d+)\.", weight.name)
+    if layer is not None:
+        return 1, int(layer[1]), weight.name
+    return (0 if weight.name.startswith("embedding.") else 2), 0, weight.name
+
+
+def _all_there(checkpoint: Path, names: Sequence[str], architecture: Architecture) -> None:
+    """UserError unless `names` are as many tensors as a model of this architecture has; its numbers are counted too."""
+    layers = {int(found[1]) for name in names if (found := re.match(r"model\.layers\.(\d+)\.", name))}
+    tied = architecture.share_embeddings_and_output_weights
+    wanted = {"model.embed_tokens.weight", "model.norm.weight", *(() if tied else ("lm_head.weight",))}
+    missing = wanted - set(names)
+    if layers != set(range(architecture.num_layers)) or missing:
+        problem = f"holds {len(layers)} of {architecture.num_layers} layers" if not missing else f"no {min(missing)}"
+        raise UserError(
+            checkpoint, f"its weights are not those its run card tells: {problem}", "use another checkpoint"
+        )
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    for path in sorted(source.iterdir()):
+        if any(fnmatch(path.name, pattern) for pattern in COPIED):
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name)
+            else:
+                shutil.copyfile(path, folder / path.name)

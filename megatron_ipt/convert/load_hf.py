@@ -2,70 +2,55 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import FAMILIES
 from megatron_ipt.convert.families.weights import Weights
+from megatron_ipt.convert.safetensors_directory import SafetensorsDirectory
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.model import named_parameters
 
 
-class SafetensorsDirectory:
-    """The tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        index = directory / "model.safetensors.index.json"
-        self._file_of: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
-        if index.exists():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            self._file_of = {name: directory / file for name, file in weight_map.items()}
-        else:
-            file = directory / "model.safetensors"
-            self._file_of = dict.fromkeys(self._handle(file).keys(), file)
-
-    def slice(self, name: str, expected: tuple[int, ...]) -> Any:
-        """A lazily read tensor; UserError if it is missing or not of the `expected` shape."""
-        if name not in self._file_of:
-            raise UserError(self.directory, f"tensor '{name}' is missing", "copy the directory again")
-        tensor = self._handle(self._file_of[name]).get_slice(name)
-        shape = tuple(tensor.get_shape())
-        if shape != expected:
-            raise UserError(
-                self._file_of[name],
-                f"tensor '{name}' is {shape}, expected {expected}",
-                "set model.* as config.json has it",
-            )
-        return tensor
-
-    def _handle(self, file: Path) -> Any:
-        if file not in self._open:
-            try:
-                self._open[file] = safe_open(str(file), "pt")
-            except (OSError, SafetensorError) as error:
-                raise UserError(file, f"not readable as safetensors ({error})", "copy the directory again") from error
-        return self._open[file]
-
-
 def load_hf(chunks: Sequence[torch.nn.Module], directory: Path, architecture: Architecture) -> None:
-    """Fill this rank's parameters.  Call it before the optimizer is made, so that its fp32 masters are right."""
-    source = SafetensorsDirectory(directory)
-    family = FAMILIES[architecture.family]
+    """Fill this rank's parameters.  Call it before the optimizer is made, so that its fp32 masters are right.
+
+    All ranks call it: what a rank finds wrong in a file that it alone reads is the same UserError on all.
+    """
     rank, size = parallel.tensor_parallel_rank(), parallel.tensor_parallel_size()
+
+    def fill() -> UserError | None:
+        try:
+            source = SafetensorsDirectory(directory)
+            for name, parameter in named_parameters(chunks):
+                parameter.copy_(read_weight(source, name, tuple(parameter.shape), architecture, rank, size))
+        except UserError as error:
+            return error
+        return None
+
     with torch.no_grad():
-        for name, parameter in named_parameters(chunks):
-            weights = family.weights_of(name, architecture)
-            value = _READERS[weights.kind](source, weights, architecture, tuple(parameter.shape), rank, size)
-            parameter.copy_(value)
+        for error in parallel.on_all(fill):
+            if error is not None:
+                raise error
+
+
+def read_weight(
+    source: SafetensorsDirectory,
+    name: str,
+    shape: tuple[int, ...],
+    architecture: Architecture,
+    rank: int = 0,
+    size: int = 1,
+) -> torch.Tensor:
+    """The Megatron weight `name` as tensor-parallel rank `rank` of `size` holds it, in the shape that it has there."""
+    weights = FAMILIES[architecture.family].weights_of(name, architecture)
+    found: torch.Tensor = _READERS[weights.kind](source, weights, architecture, shape, rank, size)
+    return found
 
 
 def fuse_qkv(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, width: int) -> torch.Tensor:

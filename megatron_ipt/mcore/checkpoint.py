@@ -20,7 +20,7 @@ from __future__ import annotations
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer import MegatronOptimizer
 
 from data_prep.errors import UserError
-from megatron_ipt.mcore import integrity, parallel
+from megatron_ipt.mcore import integrity, parallel, stream
 from megatron_ipt.mcore.checkpoint_folder import (
     commit,
     folder_of,
@@ -49,7 +49,7 @@ from megatron_ipt.mcore.checkpoint_folder import (
 from megatron_ipt.mcore.model import finish_param_gather, unwrap, without_grad_buffers
 from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, WEIGHTS, RunCard, SavedLayout
 
-__all__ = ["RunCard", "latest", "load", "newest_whole", "resolve", "save"]
+__all__ = ["RunCard", "latest", "load", "newest_whole", "resolve", "save", "save_made"]
 
 
 def save(
@@ -61,13 +61,28 @@ def save(
     sharding_type: str = FULLY_RESHARDABLE,
 ) -> Path:
     """Write SAVE/iter_N, then move `latest` to it.  All ranks call it; a full disk leaves the one before usable."""
-    final = folder_of(folder, card.iteration)
-    partial = partial_of(final)
-    card = completed(card, chunks, optimizer, sharding_type)
-    try:
-        parallel.on_main(lambda: fresh_folder(partial))
+
+    def tensors(partial: Path) -> None:
         finish_param_gather(chunks, optimizer)
         parallel.on_all(lambda: _write_tensors(partial, chunks, optimizer, sharding_type))
+
+    return _save(folder, completed(card, chunks, optimizer, sharding_type), tensors)
+
+
+def save_made(folder: Path, card: RunCard, chunk: torch.nn.Module, make: stream.Make) -> Path:
+    """`save` in one process, of a model on the meta device: `make` gives each weight when its turn comes."""
+    content, sharding = content_metadata(FULLY_RESHARDABLE), _sharding_metadata(FULLY_RESHARDABLE)
+    whole = completed(card, [chunk], None, FULLY_RESHARDABLE)
+    return _save(folder, whole, lambda partial: stream.write(partial, chunk, make, content, sharding))
+
+
+def _save(folder: Path, card: RunCard, tensors: Callable[[Path], None]) -> Path:
+    """SAVE/iter_N.partial with what `tensors` writes into it, its card and hashes; then the rename and `latest`."""
+    final = folder_of(folder, card.iteration)
+    partial = partial_of(final)
+    try:
+        parallel.on_main(lambda: fresh_folder(partial))
+        tensors(partial)
         seal(final, card, {})
     except OSError as error:
         raise not_written(final, error) from error
@@ -187,8 +202,7 @@ def state_of(
     is_loading: bool,
 ) -> dict[str, Any]:
     """The model's and the optimizer's sharded state, as megatron-core saves it or as a guide to what it loads."""
-    group = mpu.get_data_parallel_group(with_context_parallel=True)
-    metadata = {**content_metadata(sharding_type), "dp_cp_group": group}
+    metadata = _sharding_metadata(sharding_type)
     state: dict[str, Any] = {
         _model_key(index, chunks): unwrap(chunk).sharded_state_dict(metadata=metadata)
         for index, chunk in enumerate(chunks)
@@ -208,6 +222,11 @@ def content_metadata(sharding_type: str) -> dict[str, Any]:
         "chained_optim_avoid_prefix": True,
         "singleton_local_shards": False,
     }
+
+
+def _sharding_metadata(sharding_type: str) -> dict[str, Any]:
+    group = mpu.get_data_parallel_group(with_context_parallel=True)
+    return {**content_metadata(sharding_type), "dp_cp_group": group}
 
 
 def _free_gathered(state: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 @pytest.fixture(scope="module")
 def exported(tiny: TinyRun) -> Path:
     out = tiny.folder / "exported"
-    ipt("convert", "export", tiny.init, out, "--source", tiny.hf)
+    ipt("convert", "export", tiny.init, out, "--source", tiny.hf, "--dtype", "bfloat16")
     return out
 
 
