@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,12 @@ import typer
 from data_prep.errors import UserError
 from megatron_ipt.cli import steps, tables
 from megatron_ipt.cli.reshard import Trust, reshard, trusting
+
+
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
 
 app = typer.Typer(help="Hugging Face <-> checkpoint.", no_args_is_help=True)
 
@@ -51,13 +58,16 @@ def export(
 def parity(
     a: Annotated[Path, typer.Argument(help="Hugging Face directory or checkpoint")],
     b: Annotated[Path, typer.Argument(help="Hugging Face directory or checkpoint")],
+    precision: Annotated[
+        Precision, typer.Option(help="what both compute in; bfloat16 finds less, and needs half the memory")
+    ] = Precision.float32,
     trust_checkpoint: Trust = False,
 ) -> None:
-    """Compare two models' logits in fp32 on a fixed page; exit code 1 when they are not the same model."""
+    """Compare two models' logits and layers on a fixed page; exit code 1 when they are not the same model."""
     from megatron_ipt.convert.parity import parity as compare
 
     with trusting(trust_checkpoint):
-        found = compare(a, b)
+        found = compare(a, b, precision.value)
     tables.console().print(str(found))
     if not found.passed:
         raise UserError(b, f"not the same model as {a}", "see the figures above")

@@ -3,7 +3,7 @@
 A process of its own because an oracle must not share anything with what it judges, least of all the CPU shim
 of `megatron_ipt.mcore`, and because its memory is given back when it ends.
 
-    python -m megatron_ipt.convert.reference HF_DIRECTORY TOKENS.safetensors LOGITS.safetensors
+    python -m megatron_ipt.convert.reference HF_DIRECTORY TOKENS.safetensors OUT.safetensors float32|bfloat16 [states]
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from data_prep.errors import UserError
 
+Precision = Literal["float32", "bfloat16"]
 TOKENS = 512
 
 
@@ -33,29 +38,64 @@ def fixed_tokens(directory: Path, vocab_size: int, count: int = TOKENS) -> torch
     return torch.tensor((ids * -(-count // len(ids)))[:count])
 
 
-def transformers_logits(directory: Path, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits [tokens, vocabulary] of transformers' own model of `directory`, in fp32 on the CPU."""
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model makes of tokens, in fp32 on the CPU.
+
+    `logits` [tokens, vocabulary]; `states` [1 + layers, tokens, hidden]: after the embedding and after each layer, or
+    none where they were not asked for.
+    """
+
+    logits: torch.Tensor
+    states: torch.Tensor | None = None
+
+
+@contextmanager
+def watched(modules: Sequence[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """What `modules` give within, one after another, of one sequence: [tokens, hidden], fp32, on the CPU."""
+    found: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        found.append(tensor.detach().reshape(-1, tensor.shape[-1]).float().cpu())
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def transformers_outputs(
+    directory: Path, tokens: torch.Tensor, precision: Precision = "float32", *, states: bool = False
+) -> Outputs:
+    """What transformers' own model of `directory` makes of `tokens`, computed in `precision` on the CPU."""
     from safetensors.torch import load_file, save_file
 
     with tempfile.TemporaryDirectory() as folder:
-        question, answer = Path(folder, "tokens.safetensors"), Path(folder, "logits.safetensors")
+        question, answer = Path(folder, "tokens.safetensors"), Path(folder, "outputs.safetensors")
         save_file({"tokens": tokens}, question)
-        command = [sys.executable, "-m", "megatron_ipt.convert.reference", str(directory), str(question), str(answer)]
+        arguments = [str(directory), str(question), str(answer), precision, *(["states"] if states else [])]
+        command = [sys.executable, "-m", "megatron_ipt.convert.reference", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
             raise UserError(directory, f"transformers does not load it ({last[0]})", "give a whole directory")
-        return load_file(answer)["logits"]
+        return Outputs(**load_file(answer))
 
 
-def main(directory: str, question: str, answer: str) -> None:
+def main(directory: str, question: str, answer: str, precision: str, states: str = "") -> None:
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM
 
     tokens = load_file(question)["tokens"]
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True).eval()
-    with torch.no_grad():
-        save_file({"logits": model(tokens[None]).logits[0].contiguous()}, answer)
+    dtype = getattr(torch, precision)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
+    layers = [model.model.embed_tokens, *model.model.layers] if states else []
+    with torch.no_grad(), watched(layers) as found:
+        outputs = {"logits": model(tokens[None]).logits[0].float().contiguous()}
+    save_file({**outputs, "states": torch.stack(found)} if found else outputs, answer)
 
 
 if __name__ == "__main__":

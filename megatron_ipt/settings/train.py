@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,10 @@ class TrainSettings(CheckpointSettings, OptimizationSettings, LayoutSettings):
         description="the run ends when a step stands still for so long and ten times the slowest; null: never [s]",
     )
     parity_gate: bool = Field(True, description="refuse to start when loaded weights do not give transformers' logits")
+    parity_precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="what the gate computes in; bfloat16, with wider limits, where the model fits in no other",
+    )
     transformer_config: dict[str, Any] = Field({}, description="further fields of megatron-core's TransformerConfig")
     optimizer_config: dict[str, Any] = Field({}, description="further fields of megatron-core's OptimizerConfig")
     ddp_config: dict[str, Any] = Field({}, description="further fields of its DistributedDataParallelConfig")
@@ -56,7 +60,8 @@ FREE_TO_CHANGE: Final = frozenset(
     {
         *LayoutSettings.model_fields.keys() - {"bf16"},
         *CheckpointSettings.model_fields,
-        *("train_iters", "blend", "held_out", "parity_gate", "load_hf", "eval_interval", "eval_iters", "log_interval"),
+        *("train_iters", "blend", "held_out", "eval_interval", "eval_iters", "log_interval"),
+        *("parity_gate", "parity_precision", "load_hf"),
         *("hang_seconds", "deterministic_mode", "tensorboard_dir", "wandb_project"),
     }
 )

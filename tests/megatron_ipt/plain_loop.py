@@ -1,9 +1,10 @@
 """The oracle: the same batches through transformers and torch's AdamW in one process, nothing of ours but the data.
 
-python plain_loop.py HF_DIRECTORY BLEND.json STEPS GLOBAL_BATCH_SIZE LR OUT.json
+python plain_loop.py HF_DIRECTORY BLEND.json STEPS GLOBAL_BATCH_SIZE LR OUT.json [bfloat16]
 python plain_loop.py OUT.json '{"name": {"hf": ..., "blend": ..., "sizes": [8, 8, ...], "lr": 1e-3, "skip": [3]}, ...}'
 
-`sizes` is the batch of each step; in the steps of `skip`, counted from 1, no update is made.
+With bfloat16 the model computes in it, and AdamW updates fp32 masters of the weights that it has.  `sizes` is the batch
+of each step; in the steps of `skip`, counted from 1, no update is made.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from transformers import AutoModelForCausalLM
 from megatron_ipt.data.stream import BlendStream
 
 
-def train(hf: str, blend: str, sizes: Sequence[int], lr: float, skip: Collection[int] = ()) -> dict[str, list[float]]:
-    model = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).train()
+def train(
+    hf: str, blend: str, sizes: Sequence[int], lr: float, skip: Collection[int] = (), dtype: str = "float32"
+) -> dict[str, list[float]]:
+    model = AutoModelForCausalLM.from_pretrained(hf, dtype=getattr(torch, dtype)).train()
+    weights = list(model.parameters())
+    masters = [p.detach().float().requires_grad_() for p in weights] if dtype != "float32" else weights
     groups = [
-        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
-        {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+        {"params": [p for p in masters if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in masters if p.dim() == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8)
     stream, first = BlendStream(Path(blend)), 0
@@ -37,21 +42,27 @@ def train(hf: str, blend: str, sizes: Sequence[int], lr: float, skip: Collection
             torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
             for name in ("tokens", "labels", "loss_mask")
         )
-        logits = model(tokens).logits
+        logits = model(tokens).logits.float()
         each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         loss = (each * mask.flatten()).sum() / mask.sum()
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+        for master, weight in zip(masters, weights, strict=True):
+            assert weight.grad is not None
+            master.grad = weight.grad.float()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(masters, 1.0)))
         if step not in skip:
             optimizer.step()
+            with torch.no_grad():
+                for master, weight in zip(masters, weights, strict=True):
+                    weight.copy_(master)
         losses.append(float(loss))
         counted.append(mask.sum(1).tolist())
     return {"losses": losses, "norms": norms, "counted": counted}
 
 
-def main(hf: str, blend: str, steps: str, batch_size: str, lr: str, out: str) -> None:
-    found = train(hf, blend, [int(batch_size)] * int(steps), float(lr))
+def main(hf: str, blend: str, steps: str, batch_size: str, lr: str, out: str, dtype: str = "float32") -> None:
+    found = train(hf, blend, [int(batch_size)] * int(steps), float(lr), dtype=dtype)
     Path(out).write_text(json.dumps(found), encoding="utf-8")
 
 

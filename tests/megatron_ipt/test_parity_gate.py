@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TinyRun, environment, losses
 
 WRONG = {
     "rms_epsilon": ["model.layernorm_epsilon=1e-6"],
     "rope_theta": ["model.rotary_base=100000"],
     "head_order": ["swap_heads"],
+    "bf16_epsilon": ["model.layernorm_epsilon=0.1", "train.parity_precision=bfloat16"],
 }
+BF16 = ["train.bf16=true", "train.parity_precision=bfloat16", "train.train_iters=3"]
 
 
 @pytest.fixture(scope="module")
 def gated(train_layouts: Any) -> Any:
-    return train_layouts(1, {"right": ["train.train_iters=2"], **WRONG})
+    return train_layouts(1, {"right": ["train.train_iters=2"], "bf16": BF16, **WRONG})
 
 
 def test_right_weights_pass_and_train(gated: Any) -> None:
@@ -25,6 +32,27 @@ def test_right_weights_pass_and_train(gated: Any) -> None:
     assert parity["dloss"] <= 1e-5
     assert parity["max_dlogit"] <= 1e-3
     assert [row["kind"] for row in gated["right"]].count("train") == 2
+
+
+def test_a_model_that_fits_in_bf16_alone_is_compared_in_it(gated: Any) -> None:
+    parity = gated["bf16"][0]
+    assert (parity["kind"], parity["precision"]) == ("parity", "bfloat16")
+    assert parity["kl"] <= 5e-3
+    assert parity["dloss"] <= 5e-3
+    exact = gated["right"][0]
+    assert all(1e-6 < abs(parity[side] - exact[side]) < 1e-2 for side in ("loss_a", "loss_b"))  # both were in bf16
+
+
+def test_masters_are_those_of_the_weights_that_were_loaded(gated: Any, tiny: TinyRun, tmp_path: Path) -> None:
+    """Masters made before the weights would put the fresh weights back in the first step."""
+    out = tmp_path / "plain.json"
+    script = Path(__file__).with_name("plain_loop.py")
+    command = [sys.executable, script, tiny.hf, tiny.blend, "3", "8", "1e-3", out, "bfloat16"]
+    subprocess.run(list(map(str, command)), check=True, env=environment())
+    plain = json.loads(out.read_text(encoding="utf-8"))["losses"]
+    ours = losses(gated["bf16"])
+    assert max(abs(a - b) for a, b in zip(plain, ours, strict=True)) <= 2e-3
+    assert ours[2] < ours[0] - 0.02  # it moved: two models that stand still would agree too
 
 
 LAYOUTS = {
