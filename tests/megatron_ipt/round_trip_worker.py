@@ -3,11 +3,13 @@
     torchrun round_trip_worker.py '{"name": [HF_DIRECTORY, [layout, ...]], ...}' OUT
 
 Each model is saved as OUT/NAME-LAYOUT.checkpoint, fp32, from each layout; OUT/NAME-LAYOUT is its export.  The layout
-`import` is `import_hf`.  OUT/RANK.json says what each rank read of each: bytes handed over, and pages touched [bytes].
+`import` is `import_hf`.  OUT/RANK.json says what each rank read of each: bytes handed over, and pages touched [bytes];
+or its error; and the signatures of what stream.py takes of megatron-core and torch.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from data_prep.errors import UserError
 from megatron_ipt.architecture import padded_vocab_size
 from megatron_ipt.convert import load_hf as loading
 from megatron_ipt.convert.export_hf import export_hf
@@ -26,7 +29,7 @@ from megatron_ipt.convert.safetensors_directory import SafetensorsDirectory
 from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
-from megatron_ipt.mcore import parallel
+from megatron_ipt.mcore import parallel, stream
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -80,16 +83,35 @@ def save(directory: Path, layout: str, out: Path) -> dict[str, int]:
     return read
 
 
+def tried(directory: Path, layout: str, out: Path) -> dict[str, Any]:
+    try:
+        return save(directory, layout, out)
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def signatures() -> dict[str, str]:
+    """Of what is not public there, or may change."""
+    used = ("save_preprocess", "ShardedObject", "MCoreSavePlanner", "_replace_state_dict_keys_with_sharded_keys")
+    used += ("mcore_to_pyt_state_dict", "CheckpointingConfig", "save_config", "create_read_items_for_chunk_list")
+    found = {name: list(inspect.signature(getattr(stream, name)).parameters) for name in used}
+    for kind, method in (("FileSystemReader", "read_data"), ("FileSystemReader", "set_up_storage_reader")):
+        found[f"{kind}.{method}"] = list(inspect.signature(getattr(getattr(stream.dcp, kind), method)).parameters)
+    found["FileSystemWriter"] = list(inspect.signature(stream.dcp.FileSystemWriter).parameters)
+    found["resolve_data"] = list(inspect.signature(stream.MCoreSavePlanner.resolve_data).parameters)
+    return {name: " ".join(parameters) for name, parameters in found.items()}
+
+
 def main() -> None:
     cases, out = json.loads(sys.argv[1]), Path(sys.argv[2])
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"signatures": signatures()}
     loading.SafetensorsDirectory = Counted  # type: ignore[misc]
     with parallel.distributed():
         rank = dist.get_rank()
         for name, (directory, layouts) in cases.items():
             for layout in layouts:
                 if layout != "import":
-                    told[f"{name}-{layout}"] = save(Path(directory), layout, out / f"{name}-{layout}.checkpoint")
+                    told[f"{name}-{layout}"] = tried(Path(directory), layout, out / f"{name}-{layout}.checkpoint")
     (out / f"{rank}.json").write_text(json.dumps(told), encoding="utf-8")
     for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         del os.environ[variable]
@@ -99,7 +121,8 @@ def main() -> None:
             checkpoint = out / f"{name}-{layout}.checkpoint"
             if layout == "import":
                 import_hf(Path(directory), checkpoint, bf16=False)
-            export_hf(checkpoint, out / f"{name}-{layout}")
+            if checkpoint.exists():
+                export_hf(checkpoint, out / f"{name}-{layout}")
 
 
 if __name__ == "__main__":

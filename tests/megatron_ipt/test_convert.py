@@ -36,16 +36,19 @@ def test_the_sources_config_is_kept_but_for_the_dtype(tiny: TinyRun, exported: P
 def test_parity_of_a_checkpoint_and_its_source(tiny: TinyRun) -> None:
     done = ipt("convert", "parity", tiny.hf, tiny.init)
     assert "max |dlogit|" in done.stdout
+    assert "differ" not in done.stdout
 
 
-def test_parity_of_unlike_models_fails(tiny: TinyRun, tmp_path: Path) -> None:
+def test_parity_names_the_first_layer_that_differs(tiny: TinyRun, tmp_path: Path) -> None:
+    """One layer's weight is another: the layers before it are the same, those behind it are fed otherwise."""
     other = tmp_path / "other"
     shutil.copytree(tiny.hf, other)
-    config = json.loads((other / "config.json").read_text())
-    config["rope_parameters"]["rope_theta"] = 20000.0
-    (other / "config.json").write_text(json.dumps(config))
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"] *= 1.01
+    _save(tensors, other)
     done = ipt("convert", "parity", other, tiny.init, check=False)
     assert done.returncode == 1
+    assert "first to differ: layer 2" in " ".join(done.stdout.split())
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
 
@@ -88,7 +91,10 @@ def test_a_planted_pickle_is_not_opened(tiny: TinyRun, tmp_path: Path) -> None:
     assert not proof.exists()
 
 
-@pytest.mark.parametrize("fault", ["no_checkpoint", "missing_tensor", "unknown_family", "wrong_shape", "no_directory"])
+FAULTS = ["no_checkpoint", "missing_tensor", "further_tensor", "unknown_family", "wrong_shape", "no_directory"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_bad_directories_are_told_in_one_line(tiny: TinyRun, tmp_path: Path, fault: str) -> None:
     hf = tmp_path / "hf"
     shutil.copytree(tiny.hf, hf)
@@ -96,6 +102,8 @@ def test_bad_directories_are_told_in_one_line(tiny: TinyRun, tmp_path: Path, fau
     tensors = load_file(hf / "model.safetensors")
     if fault == "missing_tensor":
         _save({name: value for name, value in tensors.items() if "layers.2.mlp.up" not in name}, hf)
+    elif fault == "further_tensor":
+        _save({**tensors, "model.layers.2.self_attn.q_proj.bias": torch.zeros(64)}, hf)
     elif fault == "wrong_shape":
         (hf / "config.json").write_text(json.dumps({**config, "intermediate_size": 160}))
     elif fault == "unknown_family":
@@ -105,6 +113,7 @@ def test_bad_directories_are_told_in_one_line(tiny: TinyRun, tmp_path: Path, fau
     told = {
         "no_checkpoint": "no checkpoint there",
         "missing_tensor": "tensor 'model.layers.2.mlp.up_proj.weight' is missing",
+        "further_tensor": "tensor 'model.layers.2.self_attn.q_proj.bias' is of no use to a model of family llama",
         "unknown_family": "model_type 'gpt2' is not supported",
         "wrong_shape": "expected (160, 64)",
         "no_directory": "config.json is missing",
