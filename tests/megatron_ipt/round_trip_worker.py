@@ -4,7 +4,7 @@
 
 Each model is saved as OUT/NAME-LAYOUT.checkpoint, fp32, from each layout; OUT/NAME-LAYOUT is its export.  The layout
 `import` is `import_hf`.  OUT/RANK.json says what each rank read of each: bytes handed over, and pages touched [bytes];
-or its error; and the signatures of what stream.py takes of megatron-core and torch.
+or its error; and the signatures of what stream.py takes of torch.
 """
 
 from __future__ import annotations
@@ -91,15 +91,12 @@ def tried(directory: Path, layout: str, out: Path) -> dict[str, Any]:
 
 
 def signatures() -> dict[str, str]:
-    """Of what is not public there, or may change."""
-    used = ("save_preprocess", "ShardedObject", "MCoreSavePlanner", "_replace_state_dict_keys_with_sharded_keys")
-    used += ("mcore_to_pyt_state_dict", "CheckpointingConfig", "save_config", "create_read_items_for_chunk_list")
-    found = {name: list(inspect.signature(getattr(stream, name)).parameters) for name in used}
-    for kind, method in (("FileSystemReader", "read_data"), ("FileSystemReader", "set_up_storage_reader")):
-        found[f"{kind}.{method}"] = list(inspect.signature(getattr(getattr(stream.dcp, kind), method)).parameters)
-    found["FileSystemWriter"] = list(inspect.signature(stream.dcp.FileSystemWriter).parameters)
-    found["resolve_data"] = list(inspect.signature(stream.MCoreSavePlanner.resolve_data).parameters)
-    return {name: " ".join(parameters) for name, parameters in found.items()}
+    """Of what stream.py calls of torch's checkpoints, or takes the place of."""
+    reader, planner = stream.dcp.FileSystemReader, stream.dcp.DefaultLoadPlanner
+    used = [stream.create_read_items_for_chunk_list, stream.dcp.FileSystemWriter, stream.dcp.save]
+    used += [reader.read_data, reader.set_up_storage_reader, planner.resolve_tensor, planner.commit_tensor]
+    used += [stream.dcp.DefaultSavePlanner.resolve_data]
+    return {part.__qualname__: " ".join(inspect.signature(part).parameters) for part in used}
 
 
 def main() -> None:
