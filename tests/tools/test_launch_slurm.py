@@ -192,7 +192,8 @@ def shards(checkpoint: Path) -> dict[str, str]:
     return {name: digest for name, digest in files.items() if name.endswith(".distcp")}
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(45, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [3, 45])
 def test_two_interruptions_with_a_slow_save_end_in_the_bytes_of_none(
     slurm: Slurm, recipe: Path, straight: Path, seconds: int
 ) -> None:
