@@ -298,7 +298,7 @@ def train_step(work: Path, steps: int) -> dict[str, float]:
                 began = time.perf_counter()
                 batches = next(loader) if side == "loader" else memory
                 optimizers.zero_grad(optimizer, chunks)
-                models.run_batch(chunks, lambda batches=batches: iter(batches), train, backward=True)
+                models.run_batch(chunks, lambda batches=batches: iter(batches), train, backward=True, sources=SOURCES)
                 optimizers.step(optimizer)
                 seconds[side].append(time.perf_counter() - began)
                 if side == "loader":
