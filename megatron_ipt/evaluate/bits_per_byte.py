@@ -67,7 +67,7 @@ def evaluate(settings: EvaluateSettings, model: Path, sets: Sequence[TextSet], o
         batch_size=settings.batch_size,
         prefix_token_id=prefix_id,
     )
-    scores = [_score(engine, tokenizer, settings, texts) for texts in sets]
+    scores = _score(engine, tokenizer, settings, sets)
     result = {
         "model": model.name,
         "settings": {**settings.model_dump(mode="json"), "prefix_token": prefix},
@@ -121,31 +121,52 @@ def choose(tokenizer: Any, path: Path, max_tokens: int) -> tuple[list[str], int]
     return texts, tokens
 
 
-def _score(engine: Any, tokenizer: Any, settings: EvaluateSettings, texts: TextSet) -> Score:
-    """One set through lm-eval: a task made on the spot that reads a local file and names its split."""
+def _score(engine: Any, tokenizer: Any, settings: EvaluateSettings, sets: Sequence[TextSet]) -> list[Score]:
+    """Every set through lm-eval, each a task made on the spot that reads a local file and names its split."""
     import datasets
     from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
     datasets.disable_progress_bars()
-    limit = settings.self_made_tokens if texts.self_made else settings.max_tokens
-    chosen, tokens = choose(tokenizer, texts.path, limit)
+    limits = [settings.self_made_tokens if texts.self_made else settings.max_tokens for texts in sets]
+    chosen = [choose(tokenizer, texts.path, limit) for texts, limit in zip(sets, limits, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "texts.json")
-        file.write_text(json.dumps([{"text": text} for text in chosen]), encoding="utf-8")
-        task = {
-            "task": texts.name,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(file)}, "cache_dir": str(Path(folder, "cache"))},
-            "test_split": "test",
-            "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "text",
-            "metric_list": [{"metric": "bits_per_byte"}],
-        }
-        found = simple_evaluate(model=engine, tasks=[task], bootstrap_iters=0, log_samples=True, verbosity="ERROR")
+        tasks = [
+            _task(texts.name, documents, Path(folder, str(number)))
+            for number, (texts, (documents, _)) in enumerate(zip(sets, chosen, strict=True))
+        ]
+        found = simple_evaluate(
+            model=engine,
+            tasks=tasks,
+            task_manager=TaskManager(include_defaults=False),  # lm-eval's own tasks are 26,000 files to read
+            bootstrap_iters=0,
+            log_samples=True,
+            verbosity="ERROR",
+        )
+    return [_checked(texts, documents, tokens, found) for texts, (documents, tokens) in zip(sets, chosen, strict=True)]
+
+
+def _task(name: str, documents: list[str], folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    file = folder / "texts.json"
+    file.write_text(json.dumps([{"text": text} for text in documents]), encoding="utf-8")
+    return {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}, "cache_dir": str(folder / "cache")},
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "text",
+        "metric_list": [{"metric": "bits_per_byte"}],
+    }
+
+
+def _checked(texts: TextSet, documents: list[str], tokens: int, found: dict[str, Any]) -> Score:
+    """What lm-eval found for one set; its own figure has to be that of its samples."""
     samples = sorted(found["samples"][texts.name], key=lambda sample: int(sample["doc_id"]))
     bits = [-float(sample["filtered_resps"][0]) / math.log(2) for sample in samples]
-    score = Score(texts.name, texts.self_made, tokens, bits, [len(text.encode("utf-8")) for text in chosen])
+    score = Score(texts.name, texts.self_made, tokens, bits, [len(text.encode("utf-8")) for text in documents])
     reported = found["results"][texts.name]["bits_per_byte,none"]
     if not math.isclose(reported, score.bits_per_byte, rel_tol=1e-6):
         raise RuntimeError(f"lm-eval reports {reported} bits per byte, its samples give {score.bits_per_byte}")

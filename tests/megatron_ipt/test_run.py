@@ -15,6 +15,7 @@ import yaml
 from conftest import TinyRun, environment, ipt, with_byte_tokenizer
 
 STEPS = ["check", "render", "index", "blend", "baseline", "train", "export", "evaluate", "report"]
+PP2 = ["train.nproc_per_node=2", "train.pipeline_model_parallel_size=2"]
 SENTENCES = [
     "Mira kept bees on the roof.",
     "The river stood high in March.",
@@ -56,7 +57,7 @@ def recipe(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "sources": {"augmented": {"weight": 1}, "raw": {"weight": 1}},
         },
         "model": {"load_hf": str(model)},
-        "train": {**train, "nproc_per_node": 2, "pipeline_model_parallel_size": 2},
+        "train": train,
         "evaluate": {"max_length": 64, "prefix_token": "<eod>"},
         "report": {},
     }
@@ -81,7 +82,7 @@ def states(output: str) -> dict[str, str]:
     return {row[0].rstrip(":"): row[1] for row in rows if row[0].rstrip(":") in STEPS}
 
 
-def test_every_step_runs_then_none_then_only_what_a_change_touches(recipe: Path) -> None:
+def test_every_step_runs_then_none(recipe: Path) -> None:
     first = ipt("run", recipe)
     assert states(first.stdout) == dict.fromkeys(STEPS, "runs")
     run = recipe.parent / "run"
@@ -91,20 +92,6 @@ def test_every_step_runs_then_none_then_only_what_a_change_touches(recipe: Path)
     assert sum(summary["dropped"]["grounding"].values()) == 3
     assert states(ipt("run", recipe).stdout) == dict.fromkeys(STEPS, "unchanged")
 
-    further = states(ipt("run", recipe, "train.train_iters=3").stdout)
-    kept = {"check": "unchanged", "render": "unchanged", "index": "unchanged", "baseline": "unchanged"}
-    assert kept.items() <= further.items()
-    assert further["train"] == further["export"] == further["evaluate"] == further["report"] == "runs"
-    rows = [json.loads(row) for row in (run / "train" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in rows if row["kind"] == "train"] == [1, 2, 3]
-
-
-def test_other_settings_for_a_finished_run_are_refused(recipe: Path) -> None:
-    ipt("run", recipe, "train.train_iters=3")
-    done = ipt("run", recipe, "train.train_iters=3", "train.lr=5e-4", check=False)
-    assert done.returncode == 1
-    assert "is the end of a run with other settings (train.lr 0.001 -> 0.0005)" in done.stderr
-
 
 def test_places_that_only_train_knows_are_refused(recipe: Path, tmp_path: Path) -> None:
     done = ipt("run", recipe, f"train.save={tmp_path}", check=False)
@@ -112,9 +99,9 @@ def test_places_that_only_train_knows_are_refused(recipe: Path, tmp_path: Path) 
     assert "train.save: is for `ipt train`" in done.stderr
 
 
-def test_a_run_that_is_ended_ends_its_children_and_goes_on_later(recipe: Path) -> None:
+def test_a_run_that_is_ended_ends_its_children_and_does_later_only_what_is_left(recipe: Path) -> None:
     psutil = pytest.importorskip("psutil")
-    arguments = [recipe, "train.train_iters=400", "train.save_interval=4"]
+    arguments = [recipe, "train.train_iters=400", "train.save_interval=4", *PP2]
     command = [sys.executable, "-m", "megatron_ipt.cli.main", "run", *map(str, arguments)]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     latest = recipe.parent / "run" / "train" / "checkpoints" / "latest_checkpointed_iteration.txt"
@@ -133,5 +120,17 @@ def test_a_run_that_is_ended_ends_its_children_and_goes_on_later(recipe: Path) -
     rows = [json.loads(row) for row in latest.parents[1].joinpath("metrics.jsonl").read_text().splitlines()]
     assert (rows[-1]["kind"], rows[-1]["reason"], rows[-1]["iteration"]) == ("stopped", "sigterm", reached)
     assert [row["iteration"] for row in rows if row["kind"] == "train"][-1] == reached  # no step was lost
-    ipt("run", recipe, f"train.train_iters={reached + 1}")
-    assert int(latest.read_text()) == reached + 1
+
+    further = states(ipt("run", recipe, f"train.train_iters={reached + 1}").stdout)
+    kept = {"check": "unchanged", "render": "unchanged", "index": "unchanged", "baseline": "unchanged"}
+    assert kept.items() <= further.items()
+    assert further["train"] == further["export"] == further["evaluate"] == further["report"] == "runs"
+    rows = [json.loads(row) for row in latest.parents[1].joinpath("metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if row["kind"] == "train"] == list(range(1, reached + 2))
+
+
+def test_other_settings_for_a_finished_run_are_refused(recipe: Path) -> None:
+    latest = recipe.parent / "run" / "train" / "checkpoints" / "latest_checkpointed_iteration.txt"
+    done = ipt("run", recipe, f"train.train_iters={latest.read_text()}", "train.lr=5e-4", check=False)
+    assert done.returncode == 1
+    assert "is the end of a run with other settings (train.lr 0.001 -> 0.0005)" in done.stderr
