@@ -170,11 +170,7 @@ def broken_pipe() -> int:
     [
         ("train.train_itres=5", "did you mean 'train_iters'?"),
         ("train.tensor_model_parallel_size=3", "does not divide"),
-        ("model.num_layers=3", "does not compute what transformers computes"),
-        ("train.seq_length=32", "is not the blend's 64"),
-        ("train.blend=/nowhere/blend.json", "no such blend"),
         ("model.vocab_size=100", "tokenized with 512 tokens, the model has 100"),
-        ("train.optimizer_config={beta: 1}", "OptimizerConfig has no such field"),
     ],
 )
 def test_a_run_that_cannot_start_says_why_in_one_line(tiny: TinyRun, tmp_path: Path, override: str, told: str) -> None:
@@ -182,25 +178,47 @@ def test_a_run_that_cannot_start_says_why_in_one_line(tiny: TinyRun, tmp_path: P
     assert not (tmp_path / "train" / "checkpoints").exists()
 
 
-def test_damage_between_the_ends_of_a_file_is_found_at_the_start(tiny: TinyRun, tmp_path: Path, write_dataset) -> None:
-    """Opening a dataset looks at the first and the last block of a file; here blocks are of 2,048 bytes."""
-    prefix = tmp_path / "data"
+@pytest.fixture(scope="module")
+def one_step_and_refusals(
+    tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory, write_dataset: Any, train_layouts: Any
+) -> tuple[Path, dict[str, str]]:
+    """The folder of a run of one step, and what is told (expected -> told) of runs that a rank refuses."""
+    folder = tmp_path_factory.mktemp("refused")
+    damaged, place = damaged_blend(folder, write_dataset)
+    other_tokenizer = with_byte_tokenizer(tiny.hf, folder / "hf")
+    overrides = {
+        "does not compute what transformers computes": "model.num_layers=3",
+        "no such blend": "train.blend=/nowhere/blend.json",
+        "OptimizerConfig has no such field": "train.optimizer_config={beta: 1}",
+        place: f"train.blend={damaged}",
+        "was written with another tokenizer than the one in": f"model.load_hf={other_tokenizer}",
+    }
+    jobs = {f"refused-{number}": [override] for number, override in enumerate(overrides.values())}
+    found = train_layouts(1, {"one_step": ["train.train_iters=1", "train.parity_gate=false"], **jobs})
+    assert not list(tiny.folder.glob("refused-*/train/checkpoints"))
+    return tiny.folder / "one_step", {told: found[job]["error"] for told, job in zip(overrides, jobs, strict=True)}
+
+
+def test_what_only_a_rank_finds_is_a_line_too(one_step_and_refusals: tuple[Path, dict[str, str]]) -> None:
+    for expected, told in one_step_and_refusals[1].items():
+        assert expected in told and "\n" not in told
+
+
+def damaged_blend(folder: Path, write_dataset: Any) -> tuple[Path, str]:
+    """A blend with a damaged byte between the ends of a file, which opening does not look at, and its place.
+
+    Opening a dataset looks at the first and the last block of a file; here blocks are of 2,048 bytes.
+    """
+    prefix = folder / "data"
     manifest = write_dataset(prefix, [[1 + place % 500 for place in range(60)] + [0]] * 40, vocab_size=512)
     hasher = BlockHasher(2048)
     hasher.update(bin_path(prefix).read_bytes())
     manifest.model_copy(update={"bin": hasher.finish()}).write(prefix)
-    plan(BlendSettings(sources={"data": SourceSettings(prefix=prefix, weight=1)}, seq_length=64), tmp_path / "blend")
+    plan(BlendSettings(sources={"data": SourceSettings(prefix=prefix, weight=1)}, seq_length=64), folder / "blend")
     content = bytearray(bin_path(prefix).read_bytes())
     content[len(content) // 2] ^= 1
     bin_path(prefix).write_bytes(content)
-    told = fails("train", tiny.recipe, f"output_dir={tmp_path}", f"train.blend={tmp_path / 'blend' / 'blend.json'}")
-    assert f"data.bin: block {len(content) // 2 // 2048}, from byte" in told
-
-
-def test_a_tokenizer_unlike_the_data_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
-    other = with_byte_tokenizer(tiny.hf, tmp_path / "hf")
-    told = fails("train", tiny.recipe, f"output_dir={tmp_path / 'run'}", f"model.load_hf={other}")
-    assert "was written with another tokenizer than the one in" in told
+    return folder / "blend" / "blend.json", f"data.bin: block {len(content) // 2 // 2048}, from byte"
 
 
 def test_torchrun_itself_tells_it_too(tiny: TinyRun, tmp_path: Path) -> None:
@@ -211,13 +229,13 @@ def test_torchrun_itself_tells_it_too(tiny: TinyRun, tmp_path: Path) -> None:
     assert "error: train.seq_length: 32 is not the blend's 64; set both to the same" in done.stderr
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(tiny: TinyRun, tmp_path: Path) -> None:
-    """A limit on file size stands in for the full disk: the write of the second checkpoint fails half way."""
-    arguments = [tiny.recipe, f"output_dir={tmp_path}", "train.parity_gate=false"]
-    ipt("train", *arguments, "train.train_iters=1")
-    command = " ".join(
-        map(str, [sys.executable, "-m", "megatron_ipt.cli.main", "train", *arguments, "train.train_iters=2"])
-    )
+def test_a_full_disk_keeps_the_checkpoint_before(
+    tiny: TinyRun, one_step_and_refusals: tuple[Path, dict[str, str]]
+) -> None:
+    """A limit on file size stands in for the full disk: the write of a checkpoint fails half way."""
+    folder = one_step_and_refusals[0]
+    arguments = [tiny.recipe, f"output_dir={folder}", "train.parity_gate=false", "train.train_iters=2"]
+    command = " ".join(map(str, [sys.executable, "-m", "megatron_ipt.cli.main", "train", *arguments]))
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 100; exec {command}"], capture_output=True, text=True, env=environment(), check=False
     )
@@ -225,8 +243,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(tiny: TinyRun, tmp_path: Path) 
     last = done.stderr.strip().splitlines()[-1]
     assert "iter_0000002: the checkpoint was not written" in last
     assert "iter_0000001 is untouched" in last
-    ipt("train", *arguments, "train.train_iters=2")
-    assert (tmp_path / "train" / "checkpoints" / "iter_0000002" / "run_card.json").exists()
+    ipt("train", *arguments)
+    assert (folder / "train" / "checkpoints" / "iter_0000002" / "run_card.json").exists()
 
 
 def test_a_step_runs_again_only_when_something_changed(tmp_path: Path) -> None:
