@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+from presets import ROOT, cells, check_environment, submitted
 from torch.distributed.run import get_args_parser
 
 from data_prep.settings import BlendSettings
 from megatron_ipt.recipe import load_recipe, load_settings, section
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "llama3_70b_domain"
 RECIPE = EXAMPLE / "recipe.yaml"
+RECIPE_256 = EXAMPLE / "recipe_256.yaml"
 README = (EXAMPLE / "README.md").read_text(encoding="utf-8")
 STAND_IN = ROOT / "tests" / "megatron_ipt"
 
@@ -34,12 +36,13 @@ checked = []
 check = config.optimizer_config
 config.optimizer_config = lambda train: checked.append(train) or check(train)
 found = {{}}
-def plan(world, *overrides):
-    recipe = load_recipe(Path({str(RECIPE)!r}), overrides)
+def plan(world, *overrides, path={str(RECIPE)!r}):
+    recipe = load_recipe(Path(path), overrides)
     return asdict(plan_layout(with_settings(None, recipe.model), recipe.model, recipe.train, world))
 for padding in (1, 128):
     found[padding] = plan(64, f"model.make_vocab_size_divisible_by={{padding}}")
 found["one_replica"] = plan(32)
+found["256"] = plan(256, path={str(RECIPE_256)!r})
 found["bf16"] = plan(64, "train.transformer_config.fp8=null")
 recompute = ("granularity=full", "method=uniform", "num_layers=1")
 found["recomputed"] = plan(64, *("train.recompute_" + setting for setting in recompute))
@@ -96,7 +99,7 @@ def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:
     found = python(PLAN)
     plain, padded = found["1"], found["128"]
     assert found["fp8"] == ["hybrid", "tensorwise"]
-    assert found["checks"] == 5  # once a plan, not once a rank
+    assert found["checks"] == 6  # once a plan, not once a rank
     assert plain["ranks_built"] == padded["ranks_built"] == 32
     assert [stage["parameters"] for stage in plain["stages"]] == [2_401_927_168, *[2_139_258_880] * 6, 2_401_935_360]
     assert plain["parameters"] == 70_553_706_496
@@ -123,10 +126,36 @@ def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:
     assert found["bf16"]["stages"][0]["static_bytes"] == 2_402_451_456 * 12
     assert found["recomputed"]["stages"][0]["activation_bytes"] is None
     assert plain["micro_batches"] == 32
+    check_256(found["256"])
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|│").replace("│", "|").split("|")]
+def check_256(found: Any) -> None:
+    """By arithmetic: a rank has an eighth of the matrices of 20 layers, all of their norms, an eighth of a table."""
+    layers = 20 * ((855_654_400 - 2 * 8_192) // 8 + 2 * 8_192)
+    table = 129_024 // 8 * 8_192
+    assert [stage["parameters"] for stage in found["stages"]] == [
+        layers + table,
+        layers,
+        layers,
+        layers + table + 8_192,
+    ]
+    assert (found["ranks_built"], found["micro_batches"], found["padded_vocab_size"]) == (32, 8, 129_024)
+    rows = [cells(line) for line in README.splitlines() if re.match(r"\| \d \| 10 \|", line)]
+    for stage, row in zip(found["stages"], rows, strict=True):
+        sizes = [f"{stage[name] / 2**30:.2f}" for name in ("static_bytes", "activation_bytes")]
+        assert row[1:] == [str(stage["chunks"]), str(stage["layers"]), f"{stage['parameters']:,}", *sizes]
+    assert f"{3 / (8 * 10):.1%}".replace("%", " %") in README and f"{7 / (8 * 5):.1%}".replace("%", " %") in README
+
+
+def test_on_256_gpus_only_the_layout_differs() -> None:
+    few, many = (section(load_recipe(path), "train").model_dump() for path in (RECIPE, RECIPE_256))
+    assert {name for name in few if few[name] != many[name]} == {
+        "tensor_model_parallel_size",
+        "pipeline_model_parallel_size",
+        "virtual_pipeline_model_parallel_size",
+        "save_interval",
+    }
+    assert load_recipe(RECIPE).model == load_recipe(RECIPE_256).model
 
 
 def test_the_verb_prints_the_table_of_the_readme() -> None:
@@ -136,7 +165,7 @@ def test_the_verb_prints_the_table_of_the_readme() -> None:
     assert done.returncode == 0, done.stderr
     lines = [cells(line) for line in done.stdout.splitlines() if line.startswith("│")]
     printed = {row[0]: row[1:] for row in lines}
-    rows = [cells(line) for line in README.splitlines() if re.match(r"\| \d", line)]
+    rows = [cells(line) for line in README.splitlines() if re.match(r"\| \d \| 5 \|", line)]
     expected: dict[str, list[str]] = {}
     for first, *figures in rows:
         ends = [int(number) for number in first.split(" to ")]
@@ -221,34 +250,31 @@ print(json.dumps(told))
 
 
 def test_every_environment_variable_is_explained() -> None:
-    lines = (EXAMPLE / "environment.sh").read_text(encoding="utf-8").splitlines()
-    exported = [index for index, line in enumerate(lines) if line.startswith("export ")]
-    assert len(exported) >= 5
-    for index in exported:
-        assert re.fullmatch(r"export [A-Z_0-9]+=\S+", lines[index])
-        assert lines[index - 1].startswith("# ") and len(lines[index - 1]) > 30, lines[index]
+    check_environment(EXAMPLE / "environment.sh")
 
 
-def test_the_script_submits_eight_nodes_of_eight_with_that_environment(tmp_path: Path) -> None:
-    """With a stand-in for sbatch that tells how it was called."""
-    told = tmp_path / "told.json"
-    stand_in = tmp_path / "sbatch"
-    stand_in.write_text(
-        f"#!{sys.executable}\nimport json, os, sys\n"
-        f"json.dump([sys.argv[1:], dict(os.environ), os.getcwd()], open({str(told)!r}, 'w'))\n"
+@pytest.mark.parametrize(("nodes", "recipe"), [({}, RECIPE), ({"NODES": "32"}, RECIPE_256)])
+def test_the_script_submits_nodes_of_eight_with_that_environment(
+    tmp_path: Path, nodes: dict[str, str], recipe: Path
+) -> None:
+    found = submitted(EXAMPLE / "launch.sh", tmp_path, "train.lr=2e-5", SBATCH_ARGS="--partition=h100", **nodes)
+    count = nodes.get("NODES", "8")
+    assert {f"--nodes={count}", "--gpus-per-node=8", "--signal=B:USR1@1800", "--partition=h100"} <= found.options
+    assert (found.script, found.recipe) == (ROOT / "tools" / "launch_slurm.sbatch", recipe)
+    assert found.script.exists()
+    assert found.overrides == ["train.lr=2e-5"]
+    assert found.environment["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+    limit = found.environment["SHUTDOWN_TIMEOUT"]
+    assert int(limit) < 1800  # the signal's lead
+    assert f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={limit}\n" in README
+
+
+def test_another_number_of_nodes_is_refused_in_a_line() -> None:
+    done = subprocess.run(
+        [EXAMPLE / "launch.sh"], env={**os.environ, "NODES": "5"}, capture_output=True, text=True, check=False
     )
-    stand_in.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SBATCH_ARGS": "--partition=h100"}
-    subprocess.run([EXAMPLE / "launch.sh", "train.lr=2e-5"], env=environment, cwd=tmp_path, check=True)
-    arguments, given, folder = json.loads(told.read_text(encoding="utf-8"))
-    assert {"--nodes=8", "--gpus-per-node=8", "--signal=B:USR1@1800", "--partition=h100"} <= set(arguments)
-    *_, script, recipe, override = arguments
-    assert (Path(folder, script), Path(folder, recipe)) == (ROOT / "tools" / "launch_slurm.sbatch", RECIPE)
-    assert (ROOT / "tools" / "launch_slurm.sbatch").exists()
-    assert override == "train.lr=2e-5"
-    assert given["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
-    assert int(given["SHUTDOWN_TIMEOUT"]) < 1800  # the signal's lead
-    assert f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={given['SHUTDOWN_TIMEOUT']}\n" in README
+    assert done.returncode == 1
+    assert done.stderr == "error: NODES=5: there are recipes for 8 and 32 nodes of 8 GPUs; use one of them\n"
 
 
 def test_the_line_to_start_by_hand_is_one_that_torchrun_takes() -> None:
