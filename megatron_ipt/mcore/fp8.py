@@ -1,0 +1,154 @@
+"""What FP8 asks of the other settings, and what contradicts it: all of it known without Transformer Engine or a GPU.
+
+The keys are megatron-core's, under `train.transformer_config`: `fp8` (e4m3, or hybrid: e4m3 forward and e5m2 for
+gradients), `fp8_recipe` (how a tensor gets its scale), `fp8_param` (weights stand and are gathered in FP8).  What these
+imply in OptimizerConfig and DistributedDataParallelConfig is derived here, where Megatron-LM has a flag for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from data_prep.errors import UserError
+from megatron_ipt.settings import TrainSettings
+
+SECTION: Final = "train.transformer_config"
+DEFAULT_RECIPE: Final = "delayed"
+"""megatron-core's own default of fp8_recipe."""
+
+CAPABILITY: Final = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
+"""Compute capability from which a GPU has what a recipe needs (Transformer Engine's own checks)."""
+
+_DELAYED_ONLY: Final = ("fp8_margin", "fp8_interval", "fp8_amax_history_len", "fp8_amax_compute_algo")
+_NEEDS_FP8: Final = (
+    "fp8_param",
+    "fp8_output_proj",
+    "first_last_layers_bf16",
+    "fp8_dot_product_attention",
+    "fp8_multi_head_attention",
+)
+
+
+class Contradiction(NamedTuple):
+    """Two settings that cannot be together: which of them is named, why, and what works."""
+
+    field: str
+    problem: str
+    mend: str
+
+
+def check(transformer: Mapping[str, Any], train: TrainSettings, layers_of_a_stage: int) -> None:
+    """UserError for the first contradiction between the fields of `train.transformer_config` and the rest."""
+    for field, problem, mend in contradictions(transformer, train, layers_of_a_stage):
+        raise UserError(f"{SECTION}.{field}", problem, mend)
+
+
+def contradictions(
+    transformer: Mapping[str, Any], train: TrainSettings, layers_of_a_stage: int
+) -> Iterator[Contradiction]:
+    """All of them.  `layers_of_a_stage`: layers of the model over pipeline stages, which megatron-core counts by."""
+    recipe = recipe_of(transformer)
+    if recipe is None:
+        for field in _NEEDS_FP8:
+            if transformer.get(field):
+                yield Contradiction(field, "says how FP8 is used, and FP8 is off", "set fp8: hybrid beside it")
+    else:
+        yield from _with_fp8(recipe, transformer, train, layers_of_a_stage)
+    if transformer.get("tp_comm_overlap") and not train.sequence_parallel:
+        mend = "set train.sequence_parallel: true and train.tensor_model_parallel_size above 1"
+        yield Contradiction("tp_comm_overlap", "overlaps what sequence parallelism sends, and there is none", mend)
+
+
+def _with_fp8(
+    recipe: str, transformer: Mapping[str, Any], train: TrainSettings, layers_of_a_stage: int
+) -> Iterator[Contradiction]:
+    if not train.bf16:
+        yield Contradiction("fp8", "stands beside bf16, and train.bf16 is false", "set train.bf16: true")
+    if transformer.get("fp8_param") and not train.use_distributed_optimizer:
+        yield Contradiction(
+            "fp8_param",
+            "weights in FP8 are made and gathered by the distributed optimizer",
+            "set train.use_distributed_optimizer: true",
+        )
+    if recipe != "delayed":
+        for field in _DELAYED_ONLY:
+            if field in transformer:
+                yield Contradiction(field, f"is of delayed scaling, and fp8_recipe is {recipe}", "leave it out")
+    if transformer.get("fp8_output_proj") and recipe != "mxfp8":
+        yield Contradiction("fp8_output_proj", f"needs fp8_recipe: mxfp8, and it is {recipe}", "leave it out")
+    if recipe == "custom" and not transformer.get("fp8_quantizer_factory"):
+        yield Contradiction("fp8_recipe", "custom needs fp8_quantizer_factory", "name a function, or use tensorwise")
+    if transformer.get("first_last_layers_bf16"):
+        if recipe == "delayed":
+            yield Contradiction(
+                "first_last_layers_bf16",
+                "delayed scaling enters FP8 once for all layers",
+                "use fp8_recipe: tensorwise (or blockwise, mxfp8), or leave it out",
+            )
+        for field in ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16"):
+            if not 0 <= transformer.get(field, 1) <= layers_of_a_stage:
+                problem = f"{transformer[field]} is not within a pipeline stage, which has {layers_of_a_stage} layers"
+                yield Contradiction(field, problem, f"use 0 to {layers_of_a_stage}")
+
+
+def recipe_of(transformer: Mapping[str, Any]) -> str | None:
+    """How scales are found; None where FP8 is off."""
+    return (transformer.get("fp8_recipe") or DEFAULT_RECIPE) if transformer.get("fp8") else None
+
+
+def optimizer_fields(transformer: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows for OptimizerConfig: the distributed optimizer goes by the recipe."""
+    recipe = recipe_of(transformer)
+    if recipe is None:
+        return {}
+    return {"fp8_recipe": recipe, **_shared_buffer(recipe, transformer)}
+
+
+def ddp_fields(transformer: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows for DistributedDataParallelConfig: weights that stand in FP8 are gathered in it."""
+    recipe = recipe_of(transformer)
+    if recipe is None or not transformer.get("fp8_param"):
+        return {}
+    return {"fp8_param_gather": True, **_shared_buffer(recipe, transformer)}
+
+
+def _shared_buffer(recipe: str, transformer: Mapping[str, Any]) -> dict[str, Any]:
+    """An mxfp8 weight has two copies; gathering through the gradients' buffer saves the memory of a third."""
+    return {"reuse_grad_buf_for_mxfp8_param_ag": True} if recipe == "mxfp8" and transformer.get("fp8_param") else {}
+
+
+def check_card(transformer: Mapping[str, Any], name: str, capability: tuple[int, int]) -> None:
+    """UserError where the GPU `name` lacks what the recipe needs."""
+    recipe = recipe_of(transformer)
+    if recipe is None or recipe not in CAPABILITY or capability >= CAPABILITY[recipe]:
+        return
+    has = "{}.{}".format(*capability)
+    able = [other for other, needed in CAPABILITY.items() if capability >= needed]
+    mend = f"use fp8_recipe: {' or '.join(able)}" if able else "train in bf16: leave fp8 out"
+    needs = "{}.{}".format(*CAPABILITY[recipe])
+    raise UserError(f"{SECTION}.fp8_recipe", f"{recipe} needs compute capability {needs}, {name} has {has}", mend)
+
+
+def check_shapes(transformer: Mapping[str, Any], tokens: int, widths: Mapping[str, int]) -> None:
+    """UserError for a matrix product that FP8 kernels do not take: tokens in eights, widths in sixteens.
+
+    `tokens`: of a micro batch on one rank.  `widths`: name -> inner or outer width of a product on one rank.
+    """
+    recipe = recipe_of(transformer)
+    if recipe is None:
+        return
+    step = 32 if recipe == "mxfp8" else 16
+    if tokens % (32 if recipe == "mxfp8" else 8):
+        raise UserError(
+            f"{SECTION}.fp8",
+            f"a product of {tokens} tokens on a rank is no multiple of {32 if recipe == 'mxfp8' else 8}",
+            "change train.seq_length, train.micro_batch_size or the layout",
+        )
+    for name, width in widths.items():
+        if width % step:
+            raise UserError(
+                f"{SECTION}.fp8",
+                f"{name} is {width} on a rank, no multiple of {step}",
+                "use a smaller train.tensor_model_parallel_size, or train in bf16",
+            )

@@ -1,0 +1,129 @@
+"""What FP8 asks of other settings: what contradicts it is refused with what works, what follows from it is set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from megatron_ipt.mcore import fp8
+from megatron_ipt.settings import TrainSettings
+
+HYBRID = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
+
+
+def train(**changed: Any) -> TrainSettings:
+    return TrainSettings(**{"global_batch_size": 8, "seq_length": 64, "train_iters": 1, "lr": 1e-3, **changed})
+
+
+def refused(transformer: dict[str, Any], settings: TrainSettings) -> str | None:
+    try:
+        fp8.check(transformer, settings, layers_of_a_stage=4)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("transformer", "changed", "told"),
+    [
+        ({"fp8_param": True}, {}, "fp8_param: says how FP8 is used, and FP8 is off; set fp8: hybrid"),
+        ({"first_last_layers_bf16": True}, {}, "first_last_layers_bf16: says how FP8 is used"),
+        (HYBRID, {"bf16": False}, "fp8: stands beside bf16, and train.bf16 is false; set train.bf16: true"),
+        (
+            {**HYBRID, "fp8_param": True},
+            {"use_distributed_optimizer": False},
+            "fp8_param: weights in FP8 are made and gathered by the distributed optimizer; set train.use_distributed",
+        ),
+        ({**HYBRID, "fp8_amax_history_len": 16}, {}, "fp8_amax_history_len: is of delayed scaling, and fp8_recipe is"),
+        ({**HYBRID, "fp8_output_proj": True}, {}, "fp8_output_proj: needs fp8_recipe: mxfp8, and it is tensorwise"),
+        ({"fp8": "e4m3", "fp8_recipe": "custom"}, {}, "fp8_recipe: custom needs fp8_quantizer_factory"),
+        (
+            {"fp8": "hybrid", "first_last_layers_bf16": True},
+            {},
+            "first_last_layers_bf16: delayed scaling enters FP8 once for all layers; use fp8_recipe: tensorwise",
+        ),
+        (
+            {**HYBRID, "first_last_layers_bf16": True, "num_layers_at_end_in_bf16": 5},
+            {},
+            "num_layers_at_end_in_bf16: 5 is not within a pipeline stage, which has 4 layers; use 0 to 4",
+        ),
+        ({"tp_comm_overlap": True}, {"tensor_model_parallel_size": 2}, "tp_comm_overlap: overlaps what sequence para"),
+    ],
+)
+def test_what_contradicts_is_refused_with_what_works(
+    transformer: dict[str, Any], changed: dict[str, Any], told: str
+) -> None:
+    found = refused(transformer, train(**changed))
+    assert found is not None and told in found and "\n" not in found
+
+
+@pytest.mark.parametrize(
+    "transformer",
+    [
+        {},
+        HYBRID,
+        {"fp8": "hybrid", "fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"},
+        {**HYBRID, "first_last_layers_bf16": True, "num_layers_at_start_in_bf16": 0, "num_layers_at_end_in_bf16": 4},
+        {"fp8": "e4m3", "fp8_recipe": "mxfp8", "fp8_param": True, "fp8_output_proj": True},
+        {"fp8": "e4m3", "fp8_recipe": "blockwise"},
+    ],
+)
+def test_what_goes_together_passes(transformer: dict[str, Any]) -> None:
+    assert refused(transformer, train()) is None
+
+
+def test_what_follows_for_the_optimizer_and_the_gradients_is_set() -> None:
+    """As Megatron-LM's flags: --fp8-recipe reaches both configurations, --fp8-param-gather is fp8_param."""
+    assert fp8.optimizer_fields({}) == fp8.ddp_fields({}) == {}
+    assert (fp8.optimizer_fields({"fp8": "hybrid"}), fp8.ddp_fields({"fp8": "hybrid"})) == (
+        {"fp8_recipe": "delayed"},
+        {},
+    )
+    kept = {**HYBRID, "fp8_param": True}
+    assert fp8.optimizer_fields(kept) == {"fp8_recipe": "tensorwise"}
+    assert fp8.ddp_fields(kept) == {"fp8_param_gather": True}
+    twice = {"fp8": "e4m3", "fp8_recipe": "mxfp8", "fp8_param": True}
+    assert fp8.optimizer_fields(twice) == {"fp8_recipe": "mxfp8", "reuse_grad_buf_for_mxfp8_param_ag": True}
+    assert fp8.ddp_fields(twice) == {"fp8_param_gather": True, "reuse_grad_buf_for_mxfp8_param_ag": True}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "capability", "told"),
+    [
+        ("tensorwise", (8, 0), "tensorwise needs compute capability 8.9, A has 8.0; train in bf16: leave fp8 out"),
+        (
+            "blockwise",
+            (8, 9),
+            "blockwise needs compute capability 9.0, A has 8.9; use fp8_recipe: delayed or tensorwise",
+        ),
+        ("mxfp8", (9, 0), "A has 9.0; use fp8_recipe: delayed or tensorwise or blockwise"),
+        ("mxfp8", (10, 0), None),
+        ("blockwise", (9, 0), None),
+        ("delayed", (8, 9), None),
+    ],
+)
+def test_a_card_that_lacks_it_is_named(recipe: str, capability: tuple[int, int], told: str | None) -> None:
+    transformer = {"fp8": "hybrid", "fp8_recipe": recipe}
+    if told is None:
+        fp8.check_card(transformer, "A", capability)
+        return
+    with pytest.raises(UserError) as error:
+        fp8.check_card(transformer, "A", capability)
+    assert told in str(error.value)
+
+
+def test_without_fp8_any_card_will_do() -> None:
+    fp8.check_card({}, "A", (7, 0))
+
+
+def test_products_that_fp8_kernels_do_not_take_are_named() -> None:
+    fp8.check_shapes({}, 7, {"a": 3})
+    fp8.check_shapes(HYBRID, 8, {"a": 48})
+    with pytest.raises(UserError, match="a product of 12 tokens on a rank is no multiple of 8"):
+        fp8.check_shapes(HYBRID, 12, {"a": 48})
+    with pytest.raises(UserError, match="ffn_hidden_size is 344 on a rank, no multiple of 16"):
+        fp8.check_shapes(HYBRID, 8, {"ffn_hidden_size": 344})
+    with pytest.raises(UserError, match="a is 48 on a rank, no multiple of 32"):
+        fp8.check_shapes({"fp8": "e4m3", "fp8_recipe": "mxfp8"}, 64, {"a": 48})
