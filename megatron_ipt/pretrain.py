@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_prep.errors import UserError
+from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, load_recipe, section
 from megatron_ipt.training import determinism, launched
 from megatron_ipt.training.spikes import Verdict, agree
@@ -42,13 +43,19 @@ logger = logging.getLogger(__name__)
 def pretrain(recipe: Recipe) -> None:
     """Run `recipe` to its train_iters in the current process group."""
     from megatron_ipt.mcore import device, parallel
+    from megatron_ipt.mcore.checkpoint_saver import only_run
     from megatron_ipt.training.run import setup
 
     train = section(recipe, "train")
-    with device.deterministic(train.deterministic_mode), parallel.model_parallel(train) as ranks:
+    groups = parallel.model_parallel(train)
+    saves = train.save or RunPaths(recipe.output_dir).checkpoints
+    with device.deterministic(train.deterministic_mode), groups as ranks, only_run(saves):
         run = setup(recipe, train, ranks)
         try:
             fit(run)
+        except Exception:
+            run.saver.rescue()
+            raise
         finally:
             run.metrics.close()
 

@@ -48,6 +48,7 @@ from megatron_ipt.mcore.checkpoint_folder import (
 )
 from megatron_ipt.mcore.model import finish_param_gather, unwrap, without_grad_buffers
 from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, WEIGHTS, RunCard, SavedLayout
+from megatron_ipt.mcore.together import together
 
 __all__ = ["RunCard", "latest", "load", "newest_whole", "resolve", "save", "save_made"]
 
@@ -64,7 +65,7 @@ def save(
 
     def tensors(partial: Path) -> None:
         finish_param_gather(chunks, optimizer)
-        parallel.on_all(lambda: _write_tensors(partial, chunks, optimizer, sharding_type))
+        together(lambda: _write_tensors(partial, chunks, optimizer, sharding_type))
 
     return _save(folder, completed(card, chunks, optimizer, sharding_type), tensors)
 
@@ -116,7 +117,9 @@ def newest_whole(save: Path, load: Path | None) -> tuple[Path | None, list[integ
     It is the newest below `save`; where there is none, that of `load`.  An iter_* folder is meant alone.  UserError
     where all are damaged.  All ranks call it.
     """
-    newest = latest(save) or (resolve(load) if load else None)
+    newest = parallel.on_main(lambda: _newest(save, load))
+    if isinstance(newest, UserError):
+        raise newest
     if newest is None:
         return None, []
     others = [] if newest == load else parallel.on_main(lambda: older(newest))
@@ -130,6 +133,14 @@ def newest_whole(save: Path, load: Path | None) -> tuple[Path | None, list[integ
             return checkpoint, damaged
     first = damaged[0]
     raise UserError(first.where, first.problem, f"no whole checkpoint is older: {first.mend}") from first
+
+
+def _newest(save: Path, load: Path | None) -> Path | UserError | None:
+    """Rank 0 alone asks: on a network file system views differ for a while."""
+    try:
+        return latest(save) or (resolve(load) if load else None)
+    except UserError as error:
+        return error
 
 
 def load(
@@ -150,7 +161,7 @@ def load(
         card.check_loads(layout_of(chunks, optimizer), checkpoint)
     kind = DP_RESHARDABLE if card.sharding_type == DP_RESHARDABLE else FULLY_RESHARDABLE
     try:
-        parallel.on_all(lambda: _read_tensors(checkpoint, chunks, optimizer, kind))
+        together(lambda: _read_tensors(checkpoint, chunks, optimizer, kind))
     except OSError as error:
         raise UserError(checkpoint, f"does not fit this model ({error})", "use the recipe that wrote it") from error
 

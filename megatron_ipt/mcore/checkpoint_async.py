@@ -26,6 +26,7 @@ from megatron_ipt.mcore import device, integrity, parallel
 from megatron_ipt.mcore.checkpoint_folder import folder_of, fresh_folder, partial_of
 from megatron_ipt.mcore.model import finish_param_gather, without_grad_buffers
 from megatron_ipt.mcore.run_card import RunCard
+from megatron_ipt.mcore.together import together
 
 
 class Pending:
@@ -49,7 +50,7 @@ class Pending:
             parallel.on_main(lambda: fresh_folder(partial))
             finish_param_gather(chunks, optimizer)
             self._request: Any = None
-            parallel.on_all(lambda: self._prepare(partial, chunks, optimizer, sharding_type))
+            together(lambda: self._prepare(partial, chunks, optimizer, sharding_type))
         except OSError as error:
             raise checkpoints.not_written(self.final, error) from error
         self._thread = threading.Thread(target=self._write, args=(device.for_thread(),), name="checkpoint", daemon=True)
@@ -64,7 +65,7 @@ class Pending:
         self._thread.join()
         try:
             parallel.on_all(self._raise_fault)
-            parallel.on_all(lambda: [finalize() for finalize in self._request.finalize_fns] and None)
+            together(self._finalize)
             checkpoints.seal(self.final, self.card, self._hashes)
         except OSError as error:
             raise checkpoints.not_written(self.final, error) from error
@@ -99,6 +100,10 @@ class Pending:
             self._fault = error
         finally:
             self._buckets = []
+
+    def _finalize(self) -> None:
+        for finalize in self._request.finalize_fns:
+            finalize()
 
     def _raise_fault(self) -> None:
         if self._fault is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,15 +17,19 @@ from data_prep.errors import UserError
 from megatron_ipt.mcore.run_card import CARD, RunCard
 
 LATEST: Final = "latest_checkpointed_iteration.txt"
+_NAME: Final = re.compile(r"iter_[0-9]{7,}")
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest finished checkpoint under `folder`, or None; UserError if the one that `latest` names is gone."""
+    """The newest finished checkpoint under `folder`, or None; UserError if the one that `latest` names is gone.
+
+    Where the file `latest` is missing, of the whole ones beside each other: to begin anew would write over them.
+    """
     tracker = folder / LATEST
     if not tracker.exists():
-        return None
-    written = tracker.read_text(encoding="utf-8").strip()
-    if not written.isdigit():
+        return max(_whole(folder), key=_iteration, default=None)
+    written = tracker.read_text(encoding="utf-8", errors="replace").strip()
+    if not (written.isascii() and written.isdigit()):
         raise UserError(tracker, f"holds '{written}', not an iteration", "write the number of an iter_* folder into it")
     checkpoint = folder_of(folder, int(written))
     if not checkpoint.is_dir() and _aside(checkpoint).is_dir():
@@ -39,6 +44,8 @@ def latest(folder: Path) -> Path | None:
 def resolve(path: Path) -> Path:
     """`path` itself if it is an iter_* folder, else the newest checkpoint below it."""
     found = path if (path / CARD).exists() else latest(path)
+    if found is None and _NAME.fullmatch(path.name) and path.is_dir():
+        raise UserError(path, f"not a whole checkpoint ({CARD} is missing)", "use another one")
     if found is None:
         raise UserError(path, "no checkpoint there", f"give an iter_* folder or one with {LATEST}")
     return found
@@ -46,8 +53,9 @@ def resolve(path: Path) -> Path:
 
 def older(newest: Path) -> list[Path]:
     """The whole checkpoints beside `newest` and older than it, the newest first."""
-    found = [path for path in newest.parent.glob("iter_*") if path.suffix == "" and path.name < newest.stem]
-    return sorted(found, reverse=True)
+    number = _iteration(newest.with_suffix(""))
+    found = [path for path in _whole(newest.parent) if _iteration(path) < number]
+    return sorted(found, key=_iteration, reverse=True)
 
 
 def folder_of(folder: Path, iteration: int) -> Path:
@@ -114,10 +122,15 @@ def not_kept(folder: Path, iteration: int, most_recent_k: int | None, retain_int
     """
     if most_recent_k is None and retain_interval is None:
         return []
-    whole = [path for path in folder.glob("iter_*") if path.suffix == "" and path.name.removeprefix("iter_").isdigit()]
-    iterations = sorted((_iteration(path) for path in whole if _iteration(path) <= iteration), reverse=True)
+    whole = [_iteration(path) for path in _whole(folder)]
+    iterations = sorted((number for number in whole if number <= iteration), reverse=True)
     old = iterations[max(most_recent_k or 1, 1) :]
     return [folder_of(folder, number) for number in old if not retain_interval or number % retain_interval]
+
+
+def _whole(folder: Path) -> list[Path]:
+    """The folders that bear a checkpoint's name; what is half written, stands aside or is somebody's own does not."""
+    return [path for path in folder.glob("iter_*") if _NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def _iteration(path: Path) -> int:

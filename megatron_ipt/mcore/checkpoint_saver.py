@@ -9,22 +9,52 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from megatron.core.optimizer import MegatronOptimizer
 
+from data_prep.errors import UserError
 from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint_async import Pending
 from megatron_ipt.mcore.checkpoint_folder import folder_of, not_kept, remove
+from megatron_ipt.mcore.checkpoint_lock import locked
 from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, RunCard
+from megatron_ipt.mcore.together import all_come
 from megatron_ipt.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Within the block no other run saves into `folder`, which is made.  UserError on all ranks where one does."""
+    held: list[IO[str]] = []
+
+    def take() -> UserError | None:
+        try:
+            held.append(locked(folder))
+        except UserError as error:
+            return error
+        return None
+
+    try:
+        fault = parallel.on_main(take)
+    except OSError as error:
+        mend = "give another output_dir or train.save"
+        raise UserError(folder, f"checkpoints cannot be written there ({error})", mend) from error
+    if fault is not None:
+        raise fault
+    try:
+        yield
+    finally:
+        for file in held:
+            file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +106,22 @@ class Saver:
         underway.pending.finish()
         stood = underway.stood + time.perf_counter() - began
         self._saved(underway.pending.card.iteration, underway.began, stood)
+
+    def rescue(self) -> None:
+        """After a fault: finish the save behind training if all ranks have come to this, and log it if they have not.
+
+        A rank that failed alone leaves after APART seconds: the others may wait for it in a collective.
+        """
+        if self._underway is None:
+            return
+        told = f"{self._underway.pending.final} was written behind training and is not finished"
+        try:
+            if all_come():
+                self.finish()
+            else:
+                logger.error("%s: not all ranks have come to this end", told)
+        except (UserError, *parallel.FAULTS) as error:
+            logger.error("%s: %s", told, error)
 
     def _saved(self, iteration: int, began: float, stood: float) -> None:
         """Tell it, then remove what is not to be kept; `seconds` is how long training stood."""

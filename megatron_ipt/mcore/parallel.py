@@ -22,7 +22,7 @@ from data_prep.errors import UserError
 from megatron_ipt.mcore import device
 from megatron_ipt.settings import TrainSettings
 
-_FAULTS = (OSError, ValueError, RuntimeError, KeyError, AssertionError, CheckpointingException, CheckpointException)
+FAULTS = (OSError, ValueError, RuntimeError, KeyError, AssertionError, CheckpointingException, CheckpointException)
 """What reading and writing fails with; torch's CheckpointException is no Exception, and megatron-core asserts."""
 
 
@@ -130,14 +130,14 @@ def on_main[T](action: Callable[[], T]) -> T:
 def on_all[T](action: Callable[[], T]) -> list[T]:
     """What `action` gives on each rank, in their order, on every rank.  OSError with the first failure's line on all.
 
-    What an action may fail with: `_FAULTS`.
+    What an action may fail with: `FAULTS`.
     """
     result: T | None = None
     line: str | None = None
     try:
         result = action()
-    except _FAULTS as error:
-        line = _last_line(error)
+    except FAULTS as error:
+        line = last_line(error)
     told: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(told, (result, line))
     failure = next((line for _, line in told if line is not None), None)
@@ -146,7 +146,7 @@ def on_all[T](action: Callable[[], T]) -> list[T]:
     return [result for result, _ in told]
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The last line of an error's text: torch puts the cause there."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

@@ -115,6 +115,14 @@ class RunCard:
             raise UserError(path, f"not JSON ({error})", "use another checkpoint") from error
         if written not in (1, CARD_FORMAT_VERSION):
             raise UserError(path, f"not format version {CARD_FORMAT_VERSION}", "use the version of ipt that wrote it")
+        try:
+            return cls._from_json(row, written)
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"not a card of this version of ipt ({error})"
+            raise UserError(path, problem, "use the version of ipt that wrote it") from error
+
+    @classmethod
+    def _from_json(cls, row: dict[str, Any], written: int) -> RunCard:
         row.pop("loads_with", None)
         row["architecture"] = Architecture(**row["architecture"])
         if written == 1:

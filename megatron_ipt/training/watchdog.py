@@ -6,7 +6,8 @@ has not moved for `hang_seconds`, or ten times its slowest step where that is lo
 cause; when a rank's thread no longer answers, that rank is gone.  Whoever finds one of the two says so and ends its
 process at once: there is no way out of a collective.
 
-Nothing is judged while any rank is in a phase that may take any time: its first step, a validation, a save.
+While any rank is in a phase that may take any time, its first step, a validation, a save, only a rank that no longer
+answers is a cause.
 
 Time is counted in ticks of the thread, so that a process that was stopped and goes on finds no time gone.
 """
@@ -38,6 +39,10 @@ RANKS_A_TICK = 64
 """A larger world is looked at less often: each look reads a key a rank."""
 GONE_SECONDS = 20.0
 """A thread that does not answer for as long, while its own rank waits as well, belongs to a rank that is gone [s]."""
+FREE = 2
+"""How many times that, in a phase that may take any time: a save may keep a thread from answering for a while."""
+ENDED = -1
+"""The last beat of a rank whose loop has ended."""
 SLOWEST = 10
 """A step may take this many times what the slowest one took."""
 
@@ -101,12 +106,15 @@ class Judge:
             self._quiet[rank] = 0.0 if moved else self._quiet[rank] + seconds
             self._silent[rank] = 0.0 if answered else self._silent[rank] + seconds
         self._known = dict(seen)
-        if any(position.phase == Phase.FREE for position in seen.values()):
-            return None
+        free = any(position.phase == Phase.FREE for position in seen.values())
+        patience = self._gone_seconds * (FREE if free else 1)
         waited = self._quiet[self._rank]
-        gone = [rank for rank in sorted(seen) if self._silent[rank] >= self._gone_seconds and rank != self._rank]
-        if gone and waited >= self._gone_seconds:
+        gone = [rank for rank in sorted(seen) if self._silent[rank] >= patience and rank != self._rank]
+        gone = [rank for rank in gone if seen[rank].beat != ENDED]
+        if gone and waited >= patience:
             return _ranks(gone), f"no answer for {self._silent[gone[0]]:.0f} s, last seen in {seen[gone[0]].words()}"
+        if free:
+            return None
         if waited >= max(self._hang_seconds, SLOWEST * self.slowest_step):
             return self._hang(seen, waited)
         return None
@@ -150,7 +158,7 @@ class Watchdog:
         if kind is None:  # a rank that failed alone is gone, and must be found so
             self.free()
             with contextlib.suppress(RuntimeError):  # the store may have gone with the rank that held it
-                self._publish(-1)
+                self._publish(ENDED)
 
     def at(self, phase: Phase, iteration: int) -> None:
         """The loop of this rank enters `phase` of step `iteration`."""

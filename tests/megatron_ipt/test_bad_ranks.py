@@ -13,7 +13,7 @@ import pytest
 from conftest import TinyRun, environment
 
 from megatron_ipt.cli import torchrun_log
-from megatron_ipt.training.watchdog import Judge, Phase, Position
+from megatron_ipt.training.watchdog import ENDED, Judge, Phase, Position
 
 WORKER = Path(__file__).with_name("bad_rank_worker.py")
 CODE = """
@@ -24,10 +24,10 @@ main.main()
 """
 
 
-def run_with(fault: str, tiny: TinyRun, folder: Path) -> tuple[str, float]:
+def run_with(fault: str, tiny: TinyRun, folder: Path, *more: str) -> tuple[str, float]:
     """`ipt train` with the faulty worker in the place of its own; what it says, and how long after step 2 it ended."""
     settings = [f"output_dir={folder}", "train.nproc_per_node=2", "train.train_iters=5", "train.parity_gate=false"]
-    settings += ["train.held_out=null", "train.hang_seconds=6"]
+    settings += ["train.held_out=null", "train.hang_seconds=6", *more]
     command = [sys.executable, "-c", CODE, str(WORKER), "train", str(tiny.recipe), *settings]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**environment(), "FAULT": fault}, timeout=120, check=False
@@ -35,7 +35,7 @@ def run_with(fault: str, tiny: TinyRun, folder: Path) -> tuple[str, float]:
     assert done.returncode == 1, done.stdout + done.stderr
     metrics = folder / "train" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    assert [row["iteration"] for row in rows] == [1, 2]
+    assert [row["iteration"] for row in rows if row["kind"] == "train"] == [1, 2]
     assert not any(str(folder) in line for line in _processes())
     return done.stderr.strip(), time.time() - metrics.stat().st_mtime
 
@@ -67,6 +67,17 @@ def test_a_rank_that_is_killed_is_named_with_its_signal(tiny: TinyRun, tmp_path:
     assert told.startswith("error: rank 1: was killed by SIGKILL"), told
     assert len(told.splitlines()) == 1
     assert seconds < 30
+
+
+def test_a_file_that_rank_0_alone_cannot_write_is_one_line_and_all_leave(tiny: TinyRun, tmp_path: Path) -> None:
+    """The others wait in a collective for the metadata file: before, for half an hour."""
+    told, seconds = run_with("metadata", tiny, tmp_path / "run", "train.save_interval=1")
+    saves = tmp_path / "run" / "train" / "checkpoints"
+    line = f"error: {saves / 'iter_0000002'}: the checkpoint was not written ([Errno 28] No space left on device); "
+    assert told.startswith(line), told
+    assert told.endswith("iter_0000001 is untouched") and len(told.splitlines()) == 1
+    assert seconds < 30
+    assert (saves / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "1"
 
 
 def positions(*found: tuple[int, Phase, int, int]) -> dict[int, Position]:
@@ -107,6 +118,19 @@ def test_a_rank_whose_thread_no_longer_answers_is_gone() -> None:
     told = [judge.look(positions((5, Phase.UPDATE, 0, 7), (5, Phase.UPDATE, 0, beat)), 1.0) for beat in range(22)]
     assert [number for number, cause in enumerate(told) if cause] == [20, 21]
     assert told[20] == ("rank 0", "no answer for 20 s, last seen in iteration 5 (the optimizer's step)")
+
+
+def test_a_rank_that_is_gone_is_noticed_in_a_save_too_and_waited_for_twice_as_long() -> None:
+    judge = Judge(1, hang_seconds=5, gone_seconds=20)
+    told = [judge.look(positions((5, Phase.FREE, 0, 7), (5, Phase.FREE, 0, beat)), 1.0) for beat in range(42)]
+    assert [number for number, cause in enumerate(told) if cause] == [40, 41]
+    assert told[40] == ("rank 0", "no answer for 40 s, last seen in iteration 5 (outside of its steps)")
+
+
+def test_a_rank_whose_loop_has_ended_is_not_gone() -> None:
+    judge = Judge(1, hang_seconds=5, gone_seconds=20)
+    for beat in range(90):
+        assert judge.look(positions((5, Phase.FREE, 0, ENDED), (5, Phase.FREE, 0, beat)), 1.0) is None
 
 
 REPORT = """RuntimeError: connection reset

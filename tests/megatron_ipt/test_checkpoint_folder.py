@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import checkpoint_folder as folders
+from megatron_ipt.mcore import checkpoint_lock as locks
 from megatron_ipt.mcore.run_card import RunCard, SavedLayout
 from megatron_ipt.settings import TrainSettings
 
@@ -88,6 +91,58 @@ def test_an_iteration_written_anew_is_there_at_every_moment(tmp_path: Path) -> N
         assert (root / "iter_0000003" / "shard").read_text(encoding="utf-8") == "newer"
         assert [path.name for path in root.glob("iter_*")] == ["iter_0000003"]
     assert found.count("old") == 5 and found[-2:] != ["cut", "old"] and found[-1] == "new"
+
+
+def test_without_latest_the_newest_is_found_by_its_number(tmp_path: Path) -> None:
+    """To begin anew would write over the checkpoints that are there."""
+    for iteration in (9_999_999, 10_000_000, 3):
+        commit(tmp_path, iteration, "text")
+    (tmp_path / folders.LATEST).unlink()
+    for name in ("iter_99999999.partial", "iter_99999999.before", "iter_99999999_mine", "iter_mine", "iter_9"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "iter_99999999").write_text("not a folder", encoding="utf-8")
+    newest = tmp_path / "iter_10000000"
+    assert folders.latest(tmp_path) == newest
+    assert [path.name for path in folders.older(newest)] == ["iter_9999999", "iter_0000003"]
+    assert folders.latest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"-1", b"\xff\xfe", "\u00b2".encode(), b"3 4"])
+def test_a_latest_that_is_no_number_is_refused(tmp_path: Path, content: bytes) -> None:
+    commit(tmp_path, 3, "text")
+    (tmp_path / folders.LATEST).write_bytes(content)
+    with pytest.raises(UserError, match="not an iteration; write the number of an iter_"):
+        folders.latest(tmp_path)
+
+
+def test_a_latest_that_names_nothing_is_refused(tmp_path: Path) -> None:
+    commit(tmp_path, 3, "text")
+    (tmp_path / folders.LATEST).write_text("4", encoding="utf-8")
+    with pytest.raises(UserError, match="names iter_0000004, which is not there; restore it or write another"):
+        folders.latest(tmp_path)
+
+
+def test_one_that_is_named_without_its_card_is_told_as_such(tmp_path: Path) -> None:
+    commit(tmp_path, 3, "text")
+    with pytest.raises(UserError, match=r"iter_0000003: not a whole checkpoint \(run_card\.json is missing\)"):
+        folders.resolve(tmp_path / "iter_0000003")
+    with pytest.raises(UserError, match="nowhere: no checkpoint there"):
+        folders.resolve(tmp_path / "nowhere")
+
+
+def test_one_run_at_a_time_saves_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves = tmp_path / "run" / "checkpoints"
+    first = locks.locked(saves)
+    with pytest.raises(UserError, match=rf"{saves}: another run saves there \(process {os.getpid()} on "):
+        locks.locked(saves)
+    (saves / locks.LOCK).write_text("another-machine 7", encoding="utf-8")
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"process 7 on another-machine\); wait for its end, or give another"):
+        locks.locked(saves)
+    assert time.monotonic() - began >= 0.5  # its lease may run out
+    first.close()
+    locks.locked(saves).close()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +221,29 @@ def test_weights_alone_are_no_state_to_go_on_from(tmp_path: Path) -> None:
 def test_a_card_of_another_version_is_refused(tmp_path: Path, version: int | None) -> None:
     (tmp_path / "run_card.json").write_text(json.dumps({"format_version": version}), encoding="utf-8")
     with pytest.raises(UserError, match="not format version 2"):
+        RunCard.read(tmp_path)
+
+
+def _with(row: dict[str, Any], *keys: str, **values: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**row, **values}.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: _with(row, a_key_of_another_version=1),
+        lambda row: _with(row, "iteration"),
+        lambda row: _with(row, "layout"),
+        lambda row: _with(row, architecture=_with(row["architecture"], experts=8)),
+        lambda row: _with(row, architecture=_with(row["architecture"], "num_layers")),
+        lambda row: _with(row, architecture=[]),
+        lambda row: _with(row, layout=_with(row["layout"], "bf16")),
+    ],
+)
+def test_a_card_with_other_keys_is_one_line(tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    row = replace(card(3), layout=LAYOUT).to_json()
+    (tmp_path / "run_card.json").write_text(json.dumps(change(row)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"not a card of this version of ipt .*; use the version of ipt that wrote it"):
         RunCard.read(tmp_path)
 
 

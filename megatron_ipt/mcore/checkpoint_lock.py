@@ -1,0 +1,55 @@
+"""One run at a time saves into a folder: two would remove each other's half-written checkpoints, and mix their metrics.
+
+    SAVE/.lock    locked (flock) by rank 0 for as long as the run lasts; holds `host process`
+
+The kernel gives the lock back when the process ends, however it ends.  A file system that cannot lock is used without.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO, Final
+
+from data_prep.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LOCK: Final = ".lock"
+LEASE_SECONDS: Final = 100.0
+"""A network file system gives a dead machine's locks back after its lease, 90 s by default: wait for that long [s]."""
+_TAKEN: Final = (errno.EAGAIN, errno.EACCES)
+
+
+def locked(folder: Path) -> IO[str]:
+    """The open lock file of `folder`, which is made: closing it gives it back.  UserError where another run has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+", encoding="utf-8")
+    deadline = 0.0
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                logger.debug("%s cannot be locked: %s", folder, error)
+                return file
+            file.seek(0)
+            host, _, process = file.read().strip().partition(" ")
+            elsewhere = host != socket.gethostname()
+            deadline = deadline or time.monotonic() + (LEASE_SECONDS if elsewhere else 0.0)
+            if time.monotonic() >= deadline:
+                problem = f"another run saves there (process {process} on {host})"
+                raise UserError(
+                    folder, problem, "wait for its end, or give another output_dir or train.save"
+                ) from error
+            time.sleep(1.0)
+        else:
+            file.truncate(0)
+            file.write(f"{socket.gethostname()} {os.getpid()}")
+            file.flush()
+            return file
