@@ -1,23 +1,26 @@
 """Run by torchrun: training runs one after another in one process group, with things done to checkpoints in between.
 
-    torchrun checkpoint_worker.py RECIPE OUT.json '[["name", "what is done first", ["train.train_iters=3", ...]], ...]'
+    torchrun checkpoint_worker.py RECIPE OUT.json '{"name": ["what is done first", ["train.train_iters=3", ...]], ...}'
 
 What is done first, by rank 0: `flip PATH` a bit in the middle of a file, `truncate PATH` to half.  `slow` makes every
-write behind training wait until the next step is done, `broken` makes that of the second rank fail.  `compare A B` and
-`reshard A OUT` run nothing: the first tells how far the tensors of two checkpoints are apart.
+write behind training wait until the next step is done, `broken` makes that of the second rank fail; `fails` is `slow`,
+and the second step ends in an error.  `compare A B` and `reshard A OUT` run nothing: the first tells how far the
+tensors of two checkpoints are apart.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recorded import run_jobs, trained
+
 from data_prep.errors import UserError
-from megatron_ipt.recipe import load_recipe
+from megatron_ipt import pretrain
+from megatron_ipt.convert.reshard import reshard
 
 WRITE: list[Any] = []
 """What writes behind training, before anything was done to it."""
@@ -31,7 +34,7 @@ def done_first(what: str) -> None:
     action, *paths = what.split() or [""]
     plain = WRITE or WRITE.append(checkpoint_async.Pending._write) or WRITE
     checkpoint_async.Pending._write = plain[0]  # type: ignore[method-assign]
-    if action == "slow":
+    if action in ("slow", "fails"):
 
         def slow(self: Any, *arguments: Any) -> None:
             time.sleep(1.0)
@@ -53,6 +56,23 @@ def done_first(what: str) -> None:
     dist.barrier()
 
 
+@contextmanager
+def failing(*, wanted: bool) -> Iterator[None]:
+    """Within the block the second step ends in an error of all ranks, if `wanted`."""
+    write_step = pretrain.write_step
+
+    def fails(run: Any, step: Any, *arguments: Any, **options: Any) -> Any:
+        if step.iteration == 2:
+            raise UserError("step 2", "fails on all ranks")
+        return write_step(run, step, *arguments, **options)
+
+    pretrain.write_step = fails if wanted else write_step
+    try:
+        yield
+    finally:
+        pretrain.write_step = write_step
+
+
 def compared(first: str, second: str) -> dict[str, Any]:
     """The tensors' names, and the largest difference of any two, by what they are."""
     import torch
@@ -70,36 +90,16 @@ def compared(first: str, second: str) -> dict[str, Any]:
     return {"same_names": sorted(a) == sorted(b), "unlike": unlike, "largest": sizes}
 
 
-def run(recipe: Path, first: str, overrides: list[str]) -> Any:
-    from recorded import train
-
-    done_first(first)
-    if first.startswith("reshard"):
-        from megatron_ipt.convert.reshard import reshard
-
-        return str(reshard(*map(Path, first.split()[1:])))
-    if first.startswith("compare"):
-        return compared(*first.split()[1:])
-    try:
-        return train(load_recipe(recipe, overrides))
-    except UserError as error:
-        return {"error": str(error)}
-
-
-def main() -> None:
-    import torch.distributed as dist
-
-    from megatron_ipt.mcore import parallel
-
-    logging.basicConfig(level=logging.WARNING)
-    recipe, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    found = {}
-    with parallel.distributed():
-        for name, first, overrides in jobs:
-            found[name] = run(recipe, first, overrides)
-        if dist.get_rank() == 0:
-            out.write_text(json.dumps(found), encoding="utf-8")
+def run(recipe: Path, job: tuple[str, list[str]]) -> Any:
+    first, overrides = job
+    with failing(wanted=first == "fails"):
+        done_first(first)
+        if first.startswith("reshard"):
+            return str(reshard(*map(Path, first.split()[1:])))
+        if first.startswith("compare"):
+            return compared(*first.split()[1:])
+        return trained(recipe, overrides)
 
 
 if __name__ == "__main__":
-    main()
+    run_jobs(run)

@@ -1,25 +1,26 @@
 """Run by torchrun: logits, losses and gradients under several settings, and several training runs.
 
-    torchrun documents_worker.py RECIPE OUT.pt '{"name": ["train.context_parallel_size=2", ...], ...}' '{"name": [...]}'
+    torchrun documents_worker.py RECIPE OUT.pt '{"name": ["step", ["train.context_parallel_size=2", ...]], ...}'
 
-OUT.pt, written by rank 0, has of each of the first names: `logits` [samples, sequence, vocabulary] of the first micro
-batch, and `gradients` (by parameter), `loss`, `tokens` and `by_source` of the first global batch; of each of the second
-names the rows of metrics.jsonl.
+OUT.pt, written by rank 0, has of each `step`: `logits` [samples, sequence, vocabulary] of the first micro batch, and
+`gradients` (by parameter), `loss`, `tokens` and `by_source` of the first global batch; of each `run` the rows of
+metrics.jsonl.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from recorded import run_jobs, trained
+
 from megatron_ipt.recipe import load_recipe, section
 
 
-def run(recipe: Path, overrides: list[str]) -> dict[str, Any]:
+def step(recipe: Path, overrides: list[str]) -> dict[str, Any]:
     from megatron_ipt.architecture import padded_vocab_size
     from megatron_ipt.convert.families import read_architecture
     from megatron_ipt.convert.load_hf import load_hf
@@ -57,20 +58,10 @@ def run(recipe: Path, overrides: list[str]) -> dict[str, Any]:
         return {**found, "logits": logits, "gradients": gradients}
 
 
-def main() -> None:
-    import torch
-    import torch.distributed as dist
-    from recorded import train
-
-    from megatron_ipt.mcore import parallel
-
-    recipe, out, steps, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
-    with parallel.distributed():
-        found: dict[str, Any] = {name: run(recipe, overrides) for name, overrides in steps.items()}
-        found |= {name: train(load_recipe(recipe, overrides)) for name, overrides in runs.items()}
-        if dist.get_rank() == 0:
-            torch.save(found, out)
+def step_or_run(recipe: Path, job: tuple[str, list[str]]) -> Any:
+    kind, overrides = job
+    return step(recipe, overrides) if kind == "step" else trained(recipe, overrides)
 
 
 if __name__ == "__main__":
-    main()
+    run_jobs(step_or_run, write=torch.save)

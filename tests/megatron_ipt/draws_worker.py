@@ -10,16 +10,14 @@ is refused has its error instead.  Two overrides are faults: `astray` reads samp
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from recorded import run_jobs
 
-from data_prep.errors import UserError
 from megatron_ipt.recipe import load_recipe
 
 
@@ -61,8 +59,6 @@ def run(recipe: Path, overrides: list[str]) -> Any:
     pretrain.training_step, models.forward_step = begin, forward
     try:
         pretrain.pretrain(load_recipe(recipe, [item for item in overrides if item not in faults]))
-    except UserError as error:
-        return {"error": str(error)}
     finally:
         pretrain.training_step, models.forward_step, loader.read_step = training_step, forward_step, read
     told: list[Any] = [None] * dist.get_world_size()
@@ -70,17 +66,5 @@ def run(recipe: Path, overrides: list[str]) -> Any:
     return [sorted(sample for part in parts for sample in part) for parts in zip(*told, strict=True)]
 
 
-def main() -> None:
-    import torch.distributed as dist
-
-    from megatron_ipt.mcore import parallel
-
-    recipe, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    with parallel.distributed():
-        found = {name: run(recipe, overrides) for name, overrides in jobs.items()}
-        if dist.get_rank() == 0:
-            out.write_text(json.dumps(found), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run_jobs(run)

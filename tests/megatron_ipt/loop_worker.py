@@ -9,9 +9,6 @@ Faults: `nan_in=N` the last rank alone has a NaN among its losses in step N, `na
 from __future__ import annotations
 
 import functools
-import json
-import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,14 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from recorded import train
+from recorded import run_jobs, trained
 
-from data_prep.errors import UserError
 from megatron_ipt import pretrain
 from megatron_ipt.data.stream import BlendStream, Sample
 from megatron_ipt.mcore import model as models
-from megatron_ipt.mcore import parallel
-from megatron_ipt.recipe import load_recipe
 
 
 def unlabelled(sample: Sample, where: str, index: int) -> Sample:
@@ -74,20 +68,8 @@ def run(recipe: Path, overrides: list[str]) -> Any:
     )
     settings = [item for item in overrides if item.partition("=")[0] not in faults]
     with faulty(faults):
-        try:
-            return train(load_recipe(recipe, settings))
-        except UserError as error:
-            return {"error": str(error)}
-
-
-def main() -> None:
-    logging.basicConfig(level=logging.WARNING)
-    recipe, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    with parallel.distributed():
-        found = {name: run(recipe, overrides) for name, overrides in jobs.items()}
-        if dist.get_rank() == 0:
-            out.write_text(json.dumps(found), encoding="utf-8")
+        return trained(recipe, settings)
 
 
 if __name__ == "__main__":
-    main()
+    run_jobs(run)

@@ -1,12 +1,50 @@
-"""What a training run writes to its metrics, as a list, on every rank."""
+"""What a worker of training runs shares with the others: its `main`, and what a run writes to its metrics."""
 
 from __future__ import annotations
 
+import gc
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from data_prep.errors import UserError
 from megatron_ipt import pretrain
-from megatron_ipt.recipe import Recipe
+from megatron_ipt.recipe import Recipe, load_recipe
 from megatron_ipt.training.metrics import Metrics
+
+
+def as_json(found: dict[str, Any], out: Path) -> None:
+    out.write_text(json.dumps(found), encoding="utf-8")
+
+
+def run_jobs(run: Callable[[Path, Any], Any], write: Callable[[dict[str, Any], Path], None] = as_json) -> None:
+    """`worker.py RECIPE OUT JOBS`: what `run` gives of each job, by name, in one process group; rank 0 writes OUT.
+
+    A run that is refused has its error instead.
+    """
+    import torch.distributed as dist
+
+    from megatron_ipt.mcore import parallel
+
+    logging.basicConfig(level=logging.WARNING)
+    recipe, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    found = {}
+    with parallel.distributed():
+        for name, job in jobs.items():
+            gc.freeze()  # a save collects garbage: what is imported would be looked through each time, half of a run
+            try:
+                found[name] = run(recipe, job)
+            except UserError as error:
+                found[name] = {"error": str(error)}
+        if dist.get_rank() == 0:
+            write(found, out)
+
+
+def trained(recipe: Path, overrides: list[str]) -> list[dict[str, Any]]:
+    return train(load_recipe(recipe, overrides))
 
 
 def train(recipe: Recipe) -> list[dict[str, Any]]:

@@ -55,7 +55,9 @@ def damaged_jobs(folder: Path) -> list[Job]:
 
 def run(tiny: TinyRun, processes: int, jobs: list[Job]) -> dict[str, Any]:
     out = tiny.folder / f"checkpoints-{processes}.json"
-    torchrun(processes, WORKER, tiny.recipe, out, json.dumps(jobs))
+    torchrun(
+        processes, WORKER, tiny.recipe, out, json.dumps({name: (first, overrides) for name, first, overrides in jobs})
+    )
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found
 
@@ -81,6 +83,7 @@ def found(tiny: TinyRun) -> tuple[Path, dict[str, Any]]:
         job(folder, "plain", "dp2", f"train.load={at(folder, 'dp2', 3)}", "train.use_distributed_optimizer=false"),
         job(folder, "behind", "dp2", *straight, "train.async_save=true", first="slow"),
         job(folder, "broken", "dp2", *every, "train.async_save=true", first="broken"),
+        job(folder, "failed", "dp2", *every, "train.async_save=true", first="fails"),
     ]
     rows = run(tiny, 2, jobs + damaged_jobs(folder))
     ones = going_on(folder, *PAIRS[-1])
@@ -184,7 +187,7 @@ def test_a_save_behind_training_is_told_when_it_is_the_newest(found: tuple[Path,
 
 
 def test_what_is_not_to_be_kept_is_removed(found: tuple[Path, dict[str, Any]]) -> None:
-    names = sorted(path.name for path in (found[0] / "kept" / "train" / "checkpoints").iterdir())
+    names = sorted(path.name for path in (found[0] / "kept" / "train" / "checkpoints").glob("[!.]*"))
     assert names == ["iter_0000002", "iter_0000004", "latest_checkpointed_iteration.txt"]
 
 
@@ -232,3 +235,12 @@ def test_a_write_behind_training_that_fails_on_one_rank_is_one_line_on_all(found
     assert told.startswith(f"{at(found[0], 'broken', 1)}: the checkpoint was not written (OSError: [Errno 28] No space")
     assert told.endswith("nothing was there before")
     assert not (found[0] / "broken" / "train" / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
+
+
+def test_a_save_behind_training_is_finished_when_a_later_step_fails(found: tuple[Path, dict[str, Any]]) -> None:
+    assert found[1]["failed"]["error"] == "step 2: fails on all ranks"
+    saves = found[0] / "failed" / "train" / "checkpoints"
+    assert (saves / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8") == "1"
+    assert card(saves / "iter_0000001")["consumed_samples"] == 8
+    rows = [json.loads(row) for row in (saves.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["kind"], row["iteration"]) for row in rows] == [("train", 1), ("checkpoint", 1)]

@@ -41,7 +41,7 @@ def computed(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
     out = tmp_path_factory.mktemp("documents") / "found.pt"
     plain = {**SETTINGS, **{f"cp2_{name}": [*CP2, *overrides] for name, overrides in SETTINGS.items()}}
-    steps = {name: [*PLAIN_GRADIENTS, *overrides] for name, overrides in plain.items()}
+    steps = {name: ("step", [*PLAIN_GRADIENTS, *overrides]) for name, overrides in plain.items()}
     start = [f"train.load={tiny.init}", "train.finetune=true", "train.train_iters=3"]
     start += [f"train.held_out.{name}={tiny.folder / prefix}" for name, prefix in HELD_OUT.items()]
     runs = {
@@ -49,8 +49,8 @@ def computed(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "train_documents": MASKED,
         **{f"train_{name}": layout for name, layout in TRAINED.items()},
     }
-    runs = {name: [f"output_dir={tiny.folder / name}", *start, *layout] for name, layout in runs.items()}
-    torchrun(2, WORKER, tiny.recipe, out, json.dumps(steps), json.dumps(runs))
+    trained = {name: ("run", [f"output_dir={tiny.folder / name}", *start, *layout]) for name, layout in runs.items()}
+    torchrun(2, WORKER, tiny.recipe, out, json.dumps({**steps, **trained}))
     found: dict[str, Any] = torch.load(out)
     return found
 
