@@ -44,15 +44,20 @@ def reshard(
     own where there are GPUs.
     """
     from megatron_ipt.convert.reshard import processes_for
-    from megatron_ipt.mcore.checkpoint_folder import resolve
+    from megatron_ipt.mcore.checkpoint_folder import latest, resolve
+    from megatron_ipt.mcore.checkpoint_lock import locked
 
     found = resolve(checkpoint)
     if out.absolute() == found.parent.absolute():
         raise UserError(out, "is where the checkpoint lies", "give another folder")
+    if (there := latest(out)) is not None and there.name > found.name:
+        raise UserError(
+            out, f"holds {there.name}, which is newer: a run would no longer find it", "give another folder"
+        )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes_for(found)), "-m", "megatron_ipt.convert.reshard"]
     command += [str(found), str(out), "1" if trust_checkpoint else "0"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, locked(out):
         told, log = Path(folder, "error.txt"), Path(folder, "log.txt")
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "IPT_ERROR_FILE": str(told)}
         with log.open("wb") as stderr, processes.child(command, environment, stderr) as torchrun:

@@ -27,29 +27,38 @@ _TAKEN: Final = (errno.EAGAIN, errno.EACCES)
 
 
 def locked(folder: Path) -> IO[str]:
-    """The open lock file of `folder`, which is made: closing it gives it back.  UserError where another run has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a+", encoding="utf-8")
-    deadline = 0.0
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                logger.debug("%s cannot be locked: %s", folder, error)
-                return file
-            file.seek(0)
-            host, _, process = file.read().strip().partition(" ")
-            elsewhere = host != socket.gethostname()
-            deadline = deadline or time.monotonic() + (LEASE_SECONDS if elsewhere else 0.0)
-            if time.monotonic() >= deadline:
-                problem = f"another run saves there (process {process} on {host})"
-                raise UserError(
-                    folder, problem, "wait for its end, or give another output_dir or train.save"
-                ) from error
-            time.sleep(1.0)
-        else:
-            file.truncate(0)
-            file.write(f"{socket.gethostname()} {os.getpid()}")
-            file.flush()
-            return file
+    """The open lock file of `folder`, which is made: closing it gives it back.
+
+    UserError where another run has it, or nothing can be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            folder, f"checkpoints cannot be written there ({error.strerror})", "give another one"
+        ) from error
+    began = time.monotonic()
+    while not _taken(file):
+        file.seek(0)
+        host, _, process = file.read().strip().partition(" ")
+        if time.monotonic() - began >= (0.0 if host == socket.gethostname() else LEASE_SECONDS):
+            file.close()
+            problem = f"another run saves there (process {process} on {host})"
+            raise UserError(folder, problem, "wait for its end, or give another output_dir or train.save")
+        time.sleep(1.0)
+    return file
+
+
+def _taken(file: IO[str]) -> bool:
+    """Whether the lock is ours now; a file system that has none gives it to everyone."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        logger.debug("%s cannot be locked: %s", file.name, error)
+    file.truncate(0)
+    file.write(f"{socket.gethostname()} {os.getpid()}")
+    file.flush()
+    return True

@@ -43,12 +43,7 @@ def only_run(folder: Path) -> Iterator[None]:
             return error
         return None
 
-    try:
-        fault = parallel.on_main(take)
-    except OSError as error:
-        mend = "give another output_dir or train.save"
-        raise UserError(folder, f"checkpoints cannot be written there ({error})", mend) from error
-    if fault is not None:
+    if (fault := parallel.on_main(take)) is not None:
         raise fault
     try:
         yield

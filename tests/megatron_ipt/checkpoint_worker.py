@@ -4,8 +4,8 @@
 
 What is done first, by rank 0: `flip PATH` a bit in the middle of a file, `truncate PATH` to half.  `slow` makes every
 write behind training wait until the next step is done, `broken` makes that of the second rank fail; `fails` is `slow`,
-and the second step ends in an error.  `compare A B` and `reshard A OUT` run nothing: the first tells how far the
-tensors of two checkpoints are apart.
+and the second step ends in an error.  `compare A B` runs nothing: it tells how far the tensors of two checkpoints are
+apart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from recorded import run_jobs, trained
 
 from data_prep.errors import UserError
 from megatron_ipt import pretrain
-from megatron_ipt.convert.reshard import reshard
 
 WRITE: list[Any] = []
 """What writes behind training, before anything was done to it."""
@@ -94,8 +93,6 @@ def run(recipe: Path, job: tuple[str, list[str]]) -> Any:
     first, overrides = job
     with failing(wanted=first == "fails"):
         done_first(first)
-        if first.startswith("reshard"):
-            return str(reshard(*map(Path, first.split()[1:])))
         if first.startswith("compare"):
             return compared(*first.split()[1:])
         return trained(recipe, overrides)

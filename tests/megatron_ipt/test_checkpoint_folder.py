@@ -143,6 +143,9 @@ def test_one_run_at_a_time_saves_into_a_folder(tmp_path: Path, monkeypatch: pyte
     assert time.monotonic() - began >= 0.5  # its lease may run out
     first.close()
     locks.locked(saves).close()
+    with pytest.raises(UserError, match=r"latest: checkpoints cannot be written there \(.*; give another one"):
+        (tmp_path / "latest").touch()
+        locks.locked(tmp_path / "latest")
 
 
 @pytest.mark.parametrize(

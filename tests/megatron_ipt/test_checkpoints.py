@@ -78,7 +78,6 @@ def found(tiny: TinyRun) -> tuple[Path, dict[str, Any]]:
         job(folder, "kept", "pp2", *every, "train.save_retain_interval=2"),
         job(folder, "cheap-dp2", "dp2", cheap_2, "train.train_iters=4"),
         job(folder, "cheap-pp2", "pp2", cheap_2, "train.train_iters=6"),
-        ("resharded", f"reshard {at(folder, 'cheap', 2)} {folder / 'resharded'}", []),
         job(folder, "replicas", "dp2", *CHEAP, "train.train_iters=3", "train.save_interval=2"),
         job(folder, "plain", "dp2", f"train.load={at(folder, 'dp2', 3)}", "train.use_distributed_optimizer=false"),
         job(folder, "behind", "dp2", *straight, "train.async_save=true", first="slow"),
@@ -89,6 +88,15 @@ def found(tiny: TinyRun) -> tuple[Path, dict[str, Any]]:
     ones = going_on(folder, *PAIRS[-1])
     ones.append(job(folder, "replicas-one", "one", f"train.load={at(folder, 'replicas', 2)}", "train.train_iters=4"))
     return folder, {**rows, **run(tiny, 1, ones)}
+
+
+@pytest.fixture(scope="module")
+def resharded(found: tuple[Path, dict[str, Any]]) -> Path:
+    """Step 2 of the run in the cheap form, as the verb writes it anew: it starts the ranks that the layout needs."""
+    there = at(found[0], "cheap", 2)
+    done = ipt("convert", "reshard", there, found[0] / "resharded")
+    assert done.stdout.strip() == f"wrote {found[0] / 'resharded' / there.name}"
+    return found[0] / "resharded" / there.name
 
 
 def card(checkpoint: Path) -> dict[str, Any]:
@@ -157,20 +165,23 @@ def test_a_state_of_the_distributed_optimizer_is_refused_in_one_line_without_it(
     assert told.count("\n") == 0 and "train.finetune=true" in told
 
 
-def test_resharded_it_has_the_bytes_of_a_save_for_any_layout(found: tuple[Path, dict[str, Any]]) -> None:
+def test_resharded_it_has_the_bytes_of_a_save_for_any_layout(
+    found: tuple[Path, dict[str, Any]], resharded: Path
+) -> None:
     there = at(found[0], "cheap", 2)
-    resharded = found[0] / "resharded" / there.name
     assert shards(resharded) == shards(at(found[0], "kept", 2)) != shards(there)
     assert card(resharded)["loads_with"] == "any layout"
     assert card(resharded)["parent"] == str(there)
     assert card(resharded)["consumed_samples"] == 16
 
 
-@pytest.mark.long
-def test_the_verb_starts_the_ranks_that_the_layout_needs(found: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    there = at(found[0], "cheap", 2)
-    ipt("convert", "reshard", there, tmp_path / "out")
-    assert shards(tmp_path / "out" / there.name) == shards(at(found[0], "kept", 2))
+def test_the_verb_writes_nothing_that_a_run_would_lose(found: tuple[Path, dict[str, Any]], resharded: Path) -> None:
+    older = ipt("convert", "reshard", at(found[0], "cheap", 1), resharded.parent, check=False)
+    assert older.returncode == 1
+    told = f"error: {resharded.parent}: holds iter_0000002, which is newer: a run would no longer find it; give another"
+    assert older.stderr.startswith(told)
+    same = ipt("convert", "reshard", at(found[0], "cheap", 2), found[0] / "cheap/train/checkpoints", check=False)
+    assert "is where the checkpoint lies; give another folder" in same.stderr
 
 
 def test_a_save_behind_training_holds_what_stood_before_the_next_step(found: tuple[Path, dict[str, Any]]) -> None:
