@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,94 +20,101 @@ import torch.distributed as dist
 from data_prep.errors import UserError
 from megatron_ipt.mcore import integrity, parallel
 
+SHARD = "__1_0.distcp"
 
-def told(folder: Path) -> str:
+
+def told(folder: Path, *, trusted: bool = False) -> str:
     try:
-        integrity.verify(folder)
+        with integrity.trusting(trusted):
+            integrity.verify(folder)
     except UserError as error:
         return str(error)
     return "as it was written"
 
 
-def changed(path: Path, content: bytes) -> bytes:
-    """Write `content` on rank 0, and give back what stood there."""
-    before = path.read_bytes()
+def on_first(action: Callable[[], Any]) -> None:
+    """`action` on rank 0, while the other waits."""
     dist.barrier()
     if dist.get_rank() == 0:
-        path.write_bytes(content)
+        action()
     dist.barrier()
-    return before
 
 
-def main() -> None:
-    from megatron.core.dist_checkpointing.validation import save_integrity_manifest
+@contextmanager
+def changed(path: Path, content: bytes) -> Iterator[None]:
+    """Within the block the file holds `content`."""
+    before = path.read_bytes()
+    on_first(lambda: path.write_bytes(content))
+    yield
+    on_first(lambda: path.write_bytes(before))
 
-    root = Path(sys.argv[1])
-    folder, found, hashed = root / "files", {}, []
+
+@contextmanager
+def hashing(action: Callable[[Path], None]) -> Iterator[None]:
+    """Within the block `action` is called with each file before it is hashed."""
     plain = integrity._hash
 
-    def noted(path: Path) -> str:
-        hashed.append(path.name)
+    def hashed(path: Path) -> str:
+        action(path)
         return plain(path)
 
-    def broken(path: Path) -> str:
-        if path.name == "__0_1.distcp":
-            raise OSError(5, "Input/output error", str(path))
-        return plain(path)
+    integrity._hash = hashed
+    yield
+    integrity._hash = plain
 
-    with parallel.distributed():
-        rank = dist.get_rank()
-        if rank == 0:
-            save_integrity_manifest(str(folder))
-            (folder / integrity.INTEGRITY).rename(root / "theirs.json")
-        dist.barrier()
-        integrity._hash = noted
+
+def broken(path: Path) -> None:
+    if path.name == "__0_1.distcp":
+        raise OSError(5, "Input/output error", str(path))
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """What megatron-core writes, aside; then ours, and its first verification."""
+    from megatron.core.dist_checkpointing.validation import save_integrity_manifest
+
+    on_first(lambda: save_integrity_manifest(str(folder)))
+    on_first(lambda: (folder / integrity.INTEGRITY).rename(folder.parent / "theirs.json"))
+    writes: list[str] = []
+    reads: list[str] = []
+    with hashing(lambda path: writes.append(path.name)):
         integrity.write(folder)
-        found["written"], hashed[:] = list(hashed), []
-        found["right"] = told(folder)
-        found["verified"] = list(hashed)
-        integrity._hash = broken
+    with hashing(lambda path: reads.append(path.name)):
+        right = told(folder)
+    return {"written": writes, "right": right, "verified": reads, "right_and_trusted": told(folder, trusted=True)}
+
+
+def damaged(folder: Path) -> dict[str, str]:
+    found = {}
+    with hashing(broken):
         found["unreadable"] = told(folder)
-        integrity._hash = plain
-        with integrity.trusting(True):
-            found["right_and_trusted"] = told(folder)
-        before = changed(folder / "__1_0.distcp", b"!")
-        found["changed"] = told(folder)
-        with integrity.trusting(True):
-            found["changed_and_trusted"] = told(folder)
-        changed(folder / "__1_0.distcp", before)
-        before = changed(folder / integrity.INTEGRITY, b"[]")
+    with changed(folder / SHARD, b"!"):
+        found["changed"], found["changed_and_trusted"] = told(folder), told(folder, trusted=True)
+    with changed(folder / integrity.INTEGRITY, b"[]"):
         found["no_list"] = told(folder)
-        changed(folder / integrity.INTEGRITY, before)
-        if rank == 0:
-            (folder / "__1_0.distcp").rename(folder / "foreign")
-        dist.barrier()
-        found["missing"] = told(folder)
-        if rank == 0:
-            shutil.copy(folder / "foreign", folder / "__1_0.distcp")
-        dist.barrier()
-        found["foreign"] = told(folder)
-        with integrity.trusting(True):
-            found["foreign_and_trusted"] = told(folder)
-        dist.barrier()
-        if rank == 0:
-            (folder / integrity.INTEGRITY).rename(root / "ours.json")
-        dist.barrier()
-        found["unlisted"] = told(folder)
-        with integrity.trusting(True):
-            found["unlisted_and_trusted"] = told(folder)
-        dist.barrier()
-        if rank == 0:
-            (root / "ours.json").rename(folder / integrity.INTEGRITY)
-            (folder / "foreign").unlink()
-        dist.barrier()
+    return found
+
+
+def unlisted(folder: Path) -> dict[str, str]:
+    """One file is missing; then it is there, and a foreign one besides; then there is no list."""
+    found = {}
+    on_first(lambda: (folder / SHARD).rename(folder / "foreign"))
+    found["missing"] = told(folder)
+    on_first(lambda: shutil.copy(folder / "foreign", folder / SHARD))
+    found["foreign"], found["foreign_and_trusted"] = told(folder), told(folder, trusted=True)
+    on_first(lambda: (folder / integrity.INTEGRITY).rename(folder.parent / "ours.json"))
+    found["unlisted"], found["unlisted_and_trusted"] = told(folder), told(folder, trusted=True)
+    on_first(lambda: (folder.parent / "ours.json").rename(folder / integrity.INTEGRITY))
+    on_first((folder / "foreign").unlink)
+    return found
+
+
+def main(root: Path) -> None:
+    folder = root / "files"
+    with parallel.distributed():
+        found = {**written(folder), **damaged(folder), **unlisted(folder)}
         found["shares"] = integrity.shares({"a": 5, "b": 4, "c": 3, "d": 3, "e": 1}, 2)
-        _write(root / f"{rank}.json", found)
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    path.write_text(json.dumps(found), encoding="utf-8")
+        (root / f"{dist.get_rank()}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

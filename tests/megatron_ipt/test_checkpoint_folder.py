@@ -170,6 +170,35 @@ def test_the_newest_and_every_nth_are_kept(
     assert [path.name for path in folders.older(tmp_path / "iter_0000010")] == names[-3::-1]
 
 
+def test_half_of_a_checkpoint_that_is_removed_does_not_bear_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for iteration in (2, 3):
+        commit(tmp_path, iteration, "text")
+    calls: list[tuple[str, str]] = []
+    recorded(monkeypatch, calls, 2)
+    with pytest.raises(Cut):
+        folders.remove([tmp_path / "iter_0000002"])
+    assert calls[-1] == ("rename", "iter_0000002")
+    assert [path.name for path in folders.older(tmp_path / "iter_0000003")] == []
+
+
+def test_the_mend_of_a_full_disk_says_what_is_left(tmp_path: Path) -> None:
+    assert folders.mend(tmp_path).endswith("nothing was there before")
+    commit(tmp_path, 3, "text")
+    assert folders.mend(tmp_path).endswith("start again; iter_0000003 is untouched")
+    assert " GiB are free there: make room" in folders.mend(tmp_path)
+
+
+def test_without_the_distributed_optimizer_both_sides_must_have_the_same_precision(tmp_path: Path) -> None:
+    plain = replace(LAYOUT, use_distributed_optimizer=False)
+    written = replace(card(3), layout=plain, sharding_type="")
+    assert written.loads_with == "any layout"
+    written.check_loads(replace(plain, tensor_model_parallel_size=1), tmp_path)
+    with pytest.raises(UserError, match=r"is of train\.bf16=true, here is false; set train\.bf16=true"):
+        written.check_loads(replace(plain, bf16=False), tmp_path)
+
+
 LAYOUT = SavedLayout(2, 2, 1, 4, ((1, 1), (1, 1)), None, use_distributed_optimizer=True, bf16=True)
 
 
@@ -181,6 +210,7 @@ LAYOUT = SavedLayout(2, 2, 1, 4, ((1, 1), (1, 1)), None, use_distributed_optimiz
         ({"layers": ((2,), (2,))}, "loads with TP2 PP2 VPP2 and any DP, here is TP2 PP2;"),
         ({"layers": ((1, 2), (1, 0))}, "loads with TP2 PP2 VPP2, layers 1+1 | 1+1 and any DP, here is"),
         ({"bucket_size": 40_000_000}, "VPP2, one bucket (overlap_grad_reduce, ddp_config.bucket_size) and any DP"),
+        ({"bf16": False}, "loads with TP2 PP2 VPP2, bf16=true and any DP, here is TP2 PP2 VPP2, bf16=false;"),
         ({"use_distributed_optimizer": False}, "is of train.use_distributed_optimizer=true, here is false"),
     ],
 )
