@@ -63,6 +63,7 @@ def plan(
         "tokens a step": found.tokens_a_step,
         "a checkpoint": f"{found.checkpoint_bytes:,} bytes",
         **_host_memory(found.gathering, train.nproc_per_node),
+        **_host_copy(found.copied_bytes),
     }
     tables.show(f"{found.world_size} ranks", ("what", "figure"), list(facts.items()))
     tables.console().print(
@@ -79,3 +80,8 @@ def _host_memory(gathering: Gathering | None, node: int) -> dict[str, str]:
         "gathering ranks of a save": f"{gathering.ranks} of {node} on a node, on {gathering.nodes} node(s)",
         "host memory of a save": f"{gathering.bytes / GIB:.1f} GiB a node ({gathering.rank_bytes / GIB:.1f} a rank)",
     }
+
+
+def _host_copy(copied: int | None) -> dict[str, str]:
+    """What a save behind training holds outside the GPUs until it is written; making it needs the gathered besides."""
+    return {} if copied is None else {"host copy of a save behind training": f"{copied / GIB:.1f} GiB a node"}

@@ -59,6 +59,7 @@ class LayoutPlan:
     tokens_a_step: int
     checkpoint_bytes: int
     gathering: Gathering | None
+    copied_bytes: int | None
     stages: tuple[Stage, ...]
     ranks_built: int
 
@@ -88,6 +89,7 @@ def plan_layout(architecture: Architecture, model: ModelSettings, train: TrainSe
         tokens_a_step=train.global_batch_size * train.seq_length,
         checkpoint_bytes=parameters * _saved_bytes(train),
         gathering=gathering([stage.parameters for stage in stages], train, world_size),
+        copied_bytes=copied_bytes([stage.parameters for stage in stages], train, world_size),
         stages=stages,
         ranks_built=sum(map(len, built)),
     )
@@ -121,6 +123,26 @@ def gathering(parameters: Sequence[int], train: TrainSettings, world_size: int) 
             on_node.setdefault(rank // node, []).append(12 * parameters[rank // (tensor * copies)])
     fullest = max(on_node.values(), key=sum)
     return Gathering(len(on_node), len(fullest), sum(fullest), 12 * max(parameters))
+
+
+def copied_bytes(parameters: Sequence[int], train: TrainSettings, world_size: int) -> int | None:
+    """Host memory of the fullest node that a save behind training holds until it is written; None without such saves.
+
+    Of `parameters` by stage the first copy writes the weights, and Adam's state too unless each copy of the distributed
+    optimizer writes its own part (`dp_reshardable`).
+    """
+    if not train.async_save:
+        return None
+    tensor, weight = train.tensor_model_parallel_size, 2 if train.bf16 else 4
+    copies = world_size // (tensor * len(parameters))
+    spread = train.use_distributed_optimizer and not train.dist_ckpt_optim_fully_reshardable
+    state = _saved_bytes(train) - weight
+    on_node: dict[int, int] = {}
+    for rank in range(world_size):
+        first, count = rank // tensor % copies == 0, parameters[rank // (tensor * copies)]
+        written = count * weight * first + (count * state // copies if spread else count * state * first)
+        on_node[rank // train.nproc_per_node] = on_node.get(rank // train.nproc_per_node, 0) + written
+    return max(on_node.values())
 
 
 def _saved_bytes(train: TrainSettings) -> int:

@@ -14,40 +14,42 @@ import psutil
 import pytest
 from conftest import TinyRun, environment, ipt, losses
 
-DECAY = ["train.lr_decay_style=cosine", "train.lr_decay_iters=8", "train.lr_warmup_iters=2"]
+DECAY = ["train.lr_decay_style=cosine", "train.lr_decay_iters=8", "train.lr_warmup_iters=2", "train.parity_gate=false"]
 OVERLAP = ["train.overlap_grad_reduce=true", "train.overlap_param_gather=true"]
 PP2 = ["train.pipeline_model_parallel_size=2", "train.bf16=true"]
 
 
-@pytest.fixture(scope="module")
-def resumed(tiny: TinyRun, train_layouts: Any) -> Any:
+def resumed_jobs(tiny: TinyRun) -> dict[str, list[str]]:
     start = [*DECAY, *PP2]
     here = f"train.save={tiny.folder / 'resume'}"
-    jobs = {
+    return {
         "straight": [*start, f"train.save={tiny.folder / 'straight_save'}", "train.train_iters=6"],
         "first_half": [*start, here, "train.train_iters=3"],
         "second_half": [*start, here, "train.train_iters=6"],
         "nothing_left": [*start, here, "train.train_iters=6"],
         "other_layout": [*DECAY, "train.bf16=true", "train.tensor_model_parallel_size=2", here, "train.train_iters=7"],
         "other_lr": [*start, here, "train.train_iters=8", "train.lr=2e-4"],
-        "other_model": [*start, here, "train.parity_gate=false", "model.rotary_base=5000"],
+        "other_model": [*start, here, "model.rotary_base=5000"],
     }
-    return train_layouts(2, jobs)
 
 
-@pytest.fixture(scope="module")
-def overlapping(tiny: TinyRun, train_layouts: Any) -> Any:
+def overlapping_jobs(tiny: TinyRun) -> dict[str, list[str]]:
     """Two replicas under the distributed optimizer.  No validation: it would gather the weights before a save."""
-    start = [*DECAY, "train.bf16=true", "train.held_out=null", "train.parity_gate=false", "train.train_iters=6"]
+    start = [*DECAY, "train.bf16=true", "train.held_out=null", "train.train_iters=6"]
     every = "train.save_interval=3"
-    jobs = {
+    return {
         "gathered": [*start, every],
         "overlapped": [*start, *OVERLAP, every],
         "saved_once": [*start, *OVERLAP],
         "stopped": [*start, *OVERLAP, every, "train.train_iters=3"],
         "went_on": [*start, *OVERLAP, every, f"train.save={tiny.folder / 'stopped' / 'train' / 'checkpoints'}"],
     }
-    return train_layouts(2, jobs)
+
+
+@pytest.fixture(scope="module")
+def resumed(tiny: TinyRun, train_layouts: Any) -> Any:
+    """All of both, in one torchrun."""
+    return train_layouts(2, {**resumed_jobs(tiny), **overlapping_jobs(tiny)})
 
 
 def shards(folder: Path) -> dict[str, str]:
@@ -72,7 +74,7 @@ def test_a_finished_run_does_nothing(resumed: Any) -> None:
 
 
 @pytest.mark.parametrize("iteration", [3, 6])
-def test_weights_that_the_next_step_would_gather_are_saved(overlapping: Any, tiny: TinyRun, iteration: int) -> None:
+def test_weights_that_the_next_step_would_gather_are_saved(resumed: Any, tiny: TinyRun, iteration: int) -> None:
     saved = {
         name: shards(tiny.folder / name / "train" / "checkpoints" / f"iter_{iteration:07d}")
         for name in ("gathered", "overlapped", "stopped")
@@ -81,9 +83,9 @@ def test_weights_that_the_next_step_would_gather_are_saved(overlapping: Any, tin
     assert saved["gathered"] == saved["overlapped"] == saved["stopped"]
 
 
-def test_a_save_between_two_overlapping_steps_changes_neither(overlapping: Any) -> None:
-    assert losses(overlapping["overlapped"]) == losses(overlapping["saved_once"]) == losses(overlapping["gathered"])
-    assert losses(overlapping["stopped"]) + losses(overlapping["went_on"]) == losses(overlapping["saved_once"])
+def test_a_save_between_two_overlapping_steps_changes_neither(resumed: Any) -> None:
+    assert losses(resumed["overlapped"]) == losses(resumed["saved_once"]) == losses(resumed["gathered"])
+    assert losses(resumed["stopped"]) + losses(resumed["went_on"]) == losses(resumed["saved_once"])
 
 
 def test_another_layout_goes_on(resumed: Any) -> None:

@@ -1,0 +1,44 @@
+"""What `ipt plan` counts of a save, against sums by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import run_python
+
+CODE = """
+import json, sys
+from megatron_ipt.plan.layout import copied_bytes
+from megatron_ipt.settings import TrainSettings
+
+wanted, found = json.loads(sys.argv[1]), {}
+for name, settings in wanted.items():
+    found[name] = copied_bytes([100, 300], TrainSettings.model_validate(settings), 16)
+print(json.dumps(found))
+"""
+# TP2 PP2 on two nodes of eight ranks: a stage a node, four copies of each part
+BASE = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "nproc_per_node": 8, "async_save": True}
+BASE |= {"global_batch_size": 8, "seq_length": 8, "train_iters": 1, "lr": 1.0}
+CHEAP = {"dist_ckpt_optim_fully_reshardable": False}
+EXPECTED = {
+    "in the foreground": ({"async_save": False}, None),
+    "any layout": ({}, 2 * 300 * (2 + 12)),
+    "its own layout": (CHEAP, 2 * 300 * 2 + 8 * 300 * 12 // 4),
+    "fp32": ({"bf16": False}, 2 * 300 * (4 + 12)),
+    "plain Adam": ({"bf16": False, "use_distributed_optimizer": False, **CHEAP}, 2 * 300 * (4 + 8)),
+    "nodes of two": ({"nproc_per_node": 2}, 2 * 300 * (2 + 12)),
+    "nodes of two, its own": ({"nproc_per_node": 2, **CHEAP}, 2 * 300 * 2 + 2 * 300 * 12 // 4),
+    "one node": ({"nproc_per_node": 16}, 2 * (100 + 300) * (2 + 12)),
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> Any:
+    return run_python(CODE, json.dumps({name: {**BASE, **settings} for name, (settings, _) in EXPECTED.items()}))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_host_copy_of_a_save_behind_training_is_counted(found: Any, name: str) -> None:
+    assert found[name] == EXPECTED[name][1]
