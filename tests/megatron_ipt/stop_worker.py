@@ -27,7 +27,7 @@ AT = 2
 step = pretrain.training_step
 
 
-def run(job: str, recipe: Path, folder: Path, tell: Callable[[Path], None]) -> None:
+def run(job: str, recipe: Path, folder: Path, tell: Callable[[Path], None], *more: str) -> None:
     """Train; in the middle of step AT, `tell` is called on each rank with that rank's own stop file."""
     rank = dist.get_rank()
     stop_file = folder / f"{job}.stop.{rank}"
@@ -40,7 +40,7 @@ def run(job: str, recipe: Path, folder: Path, tell: Callable[[Path], None]) -> N
 
     pretrain.training_step = told_step
     settings = [f"output_dir={folder / job}", f"train.stop_file={stop_file}", "train.train_iters=4"]
-    settings += ["train.parity_gate=false", "train.held_out=null"]
+    settings += ["train.parity_gate=false", "train.held_out=null", *more]
     try:
         found: Any = train(load_recipe(recipe, settings))
     except UserError as error:
@@ -62,6 +62,8 @@ def main() -> None:
         run("file_of_rank_1", recipe, folder, lambda path: path.touch() if rank == 1 else None)
         for chosen in (0, 1):
             run(f"term_of_rank_{chosen}", recipe, folder, lambda _, chosen=chosen: end_group(rank == chosen))
+        behind = ("train.async_save=true", "train.save_interval=1")
+        run("term_while_it_writes", recipe, folder, lambda _: end_group(rank == 1), *behind)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,16 @@ def test_a_rank_whose_thread_no_longer_answers_is_gone() -> None:
     assert told[20] == ("rank 0", "no answer for 20 s, last seen in iteration 5 (the optimizer's step)")
 
 
+@pytest.mark.parametrize("mine", ["silent", "moving"])
+def test_a_silent_rank_is_no_cause_to_one_that_moves_nor_this_one_to_itself(mine: str) -> None:
+    judge = Judge(0, hang_seconds=1000, gone_seconds=20)
+    for beat in range(50):
+        here, there = (5, Phase.UPDATE, 0, 7), (5, Phase.UPDATE, 0, beat)
+        if mine == "moving":
+            here, there = (beat, Phase.UPDATE, 0, beat), (5, Phase.UPDATE, 0, 7)
+        assert judge.look(positions(here, there), 1.0) is None
+
+
 def test_a_rank_that_is_gone_is_noticed_in_a_save_too_and_waited_for_twice_as_long() -> None:
     judge = Judge(1, hang_seconds=5, gone_seconds=20)
     told = [judge.look(positions((5, Phase.FREE, 0, 7), (5, Phase.FREE, 0, beat)), 1.0) for beat in range(42)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,11 @@ def test_the_card_says_what_it_came_from(found: tuple[Path, dict[str, Any]]) -> 
     assert row["layout"]["context_parallel_size"] == 2 and row["layout"]["data_parallel_size"] == 1
     assert card(at(found[0], "dp2", 6))["parent"] == "iter_0000003"
     assert card(at(found[0], "dp2", 3))["parent"] == ""
-    assert {"torch", "megatron-core"} <= set(row["versions"])
+    names = ("torch", "megatron-core", "instruction-pretraining")
+    assert {name: row["versions"].get(name) for name in names} == {name: version(name) for name in names}
+    assert row["recipe"]["train"]["context_parallel_size"] == 2
+    blend = json.loads((found[0].parent / "blend" / "blend.json").read_text(encoding="utf-8"))
+    assert (row["blend_hash"], row["consumed_samples"]) == (blend["blend_hash"], 6 * 8)
 
 
 @pytest.mark.parametrize(("name", "newest"), [("flipped", 3), ("truncated", 4)])

@@ -40,6 +40,7 @@ def overlapping_jobs(tiny: TinyRun) -> dict[str, list[str]]:
     return {
         "gathered": [*start, every],
         "overlapped": [*start, *OVERLAP, every],
+        "behind": [*start, *OVERLAP, every, "train.async_save=true"],
         "saved_once": [*start, *OVERLAP],
         "stopped": [*start, *OVERLAP, every, "train.train_iters=3"],
         "went_on": [*start, *OVERLAP, every, f"train.save={tiny.folder / 'stopped' / 'train' / 'checkpoints'}"],
@@ -77,10 +78,10 @@ def test_a_finished_run_does_nothing(resumed: Any) -> None:
 def test_weights_that_the_next_step_would_gather_are_saved(resumed: Any, tiny: TinyRun, iteration: int) -> None:
     saved = {
         name: shards(tiny.folder / name / "train" / "checkpoints" / f"iter_{iteration:07d}")
-        for name in ("gathered", "overlapped", "stopped")
+        for name in ("gathered", "overlapped", "behind", "stopped")
     }
     assert saved["gathered"]
-    assert saved["gathered"] == saved["overlapped"] == saved["stopped"]
+    assert saved["gathered"] == saved["overlapped"] == saved["behind"] == saved["stopped"]
 
 
 def test_a_save_between_two_overlapping_steps_changes_neither(resumed: Any) -> None:

@@ -26,7 +26,7 @@ def stopped(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """For each job of the worker what its two ranks had, told in step 2 of 4."""
     folder = tmp_path_factory.mktemp("stopped")
     torchrun(2, WORKER, tiny.recipe, folder)
-    jobs = ("file_of_rank_0", "file_of_rank_1", "term_of_rank_0", "term_of_rank_1")
+    jobs = ("file_of_rank_0", "file_of_rank_1", "term_of_rank_0", "term_of_rank_1", "term_while_it_writes")
     return {job: [json.loads((folder / f"{job}.{rank}.json").read_text()) for rank in range(2)] for job in jobs} | {
         "folder": [folder]
     }
@@ -49,7 +49,7 @@ def test_only_rank_0_looks_for_the_file(stopped: dict[str, list[Any]]) -> None:
     assert [steps(found) for found in stopped["file_of_rank_1"]] == [[1, 2, 3, 4], [1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("job", ["term_of_rank_0", "term_of_rank_1"])
+@pytest.mark.parametrize("job", ["term_of_rank_0", "term_of_rank_1", "term_while_it_writes"])
 def test_sigterm_of_any_rank_is_an_error_of_all_after_the_same_step(stopped: dict[str, list[Any]], job: str) -> None:
     told = "SIGTERM: ended from outside at iteration 2 of 4; it is saved: start again to go on"
     assert stopped[job] == [{"error": told}, {"error": told}]
@@ -57,6 +57,8 @@ def test_sigterm_of_any_rank_is_an_error_of_all_after_the_same_step(stopped: dic
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert (rows[-1]["kind"], rows[-1]["iteration"], rows[-1]["reason"]) == ("stopped", 2, "sigterm")
     assert (run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "2"
+    assert [row["iteration"] for row in rows if row["kind"] == "checkpoint"][-1] == 2
+    assert not list((run / "checkpoints").glob("*.partial"))
 
 
 def test_a_stop_file_that_is_there_already_is_told_at_the_start(tiny: TinyRun, tmp_path: Path) -> None:
