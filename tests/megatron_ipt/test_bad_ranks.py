@@ -172,3 +172,11 @@ def test_torchruns_report_names_the_rank(
     log.write_text(REPORT.replace(" (pid: 14971)", "").replace(" (pid: 14972)", "").format(*codes))
     found = torchrun_log.killed(log, first_only=first_only)
     assert str(found).startswith(told) if told else found is None
+
+
+def test_the_first_exception_in_torchruns_log_is_the_cause(tmp_path: Path) -> None:
+    log = tmp_path / "torchrun.log"
+    log.write_text("W1122 a warning\n[rank1]: ValueError: the first\n[rank1]:   File\nRuntimeError: peer\n")
+    assert torchrun_log.cause(log) == "ValueError: the first"
+    log.write_text("a line without one\n")
+    assert torchrun_log.cause(log) == "no exception in the log: killed from outside?"

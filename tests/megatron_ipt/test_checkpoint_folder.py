@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -142,7 +143,8 @@ def test_one_run_at_a_time_saves_into_a_folder(tmp_path: Path, monkeypatch: pyte
         locks.locked(saves)
     assert time.monotonic() - began >= 0.5  # its lease may run out
     first.close()
-    locks.locked(saves).close()
+    with locks.locked(saves):
+        assert (saves / locks.LOCK).read_text(encoding="utf-8") == f"{socket.gethostname()} {os.getpid()}"
     with pytest.raises(UserError, match=r"latest: checkpoints cannot be written there \(.*; give another one"):
         (tmp_path / "latest").touch()
         locks.locked(tmp_path / "latest")
