@@ -163,7 +163,9 @@ def load(
     try:
         together(lambda: _read_tensors(checkpoint, chunks, optimizer, kind))
     except OSError as error:
-        raise UserError(checkpoint, f"does not fit this model ({error})", "use the recipe that wrote it") from error
+        raise UserError(
+            checkpoint, f"could not be read into this model ({error})", "use its own recipe, or another one"
+        ) from error
 
 
 def layout_of(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None) -> SavedLayout:
