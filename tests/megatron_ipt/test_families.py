@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,35 @@ def test_the_spelling_of_transformers_4_is_read(tmp_path: Path) -> None:
     assert (found.rotary_base, found.rope_scaling) == (500000.0, RopeScaling(32.0, 1.0, 4.0, 8192))
 
 
+ORIGINAL = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
+OF_3_1 = {"rope_type": "llama3", "factor": 8.0, **ORIGINAL}
+WITHOUT_LENGTH = {name: value for name, value in OF_3_1.items() if name != "original_max_position_embeddings"}
+SPELLED: dict[str, dict[str, Any]] = {
+    "theta_within_and_beside": {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
+    "both_names": {"rope_scaling": OF_3_1, "rope_parameters": {"rope_type": "default", "rope_theta": 2e4}},
+    "both_names_with_theta": {"rope_theta": 3e4, "rope_scaling": {**OF_3_1, "rope_theta": 4e4}},
+    "length_beside": {"rope_theta": 5e5, "rope_scaling": OF_3_1, "original_max_position_embeddings": 64},
+    "length_from_positions": {"rope_theta": 5e5, "rope_scaling": WITHOUT_LENGTH, "max_position_embeddings": 256},
+    "type": {"rope_theta": 5e5, "rope_scaling": {"type": "default"}},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_rope_is_what_transformers_makes_of_the_same_file(name: str, tmp_path: Path) -> None:
+    """Where a config.json says a thing twice, the one that transformers takes."""
+    content = {"model_type": "llama", **SIZES, **SPELLED[name]}
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    found, config = read_architecture(tmp_path), AutoConfig.from_pretrained(tmp_path)
+    config.standardize_rope_params()  # as its models do when they are built
+    theirs = config.rope_parameters
+    assert found.rotary_base == theirs["rope_theta"]
+    expected = None
+    if theirs["rope_type"] != "default":
+        expected = RopeScaling(*(theirs[field.name] for field in fields(RopeScaling)))
+    assert found.rope_scaling == expected
+
+
 REFUSED = {
     "yarn": ({"model_type": "llama", "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn'"),
     "partly_rotated": ({"model_type": "llama", "partial_rotary_factor": 0.5}, "part of a head only is rotated"),
@@ -155,7 +185,44 @@ REFUSED = {
     ),
     "window_by_layer": ({"model_type": "qwen3", "layer_types": ["sliding_attention"]}, "layer_types is not supported"),
     "unknown": ({"model_type": "gemma"}, "supported: llama, mistral, qwen2, qwen3"),
+    "no_name": ({"model_type": ["llama"]}, "supported: llama, mistral, qwen2, qwen3"),
+    "linear_attention": (
+        {"model_type": "qwen3", "layer_types": ["full_attention", "linear_attention"]},
+        "layer_types is not supported: linear_attention: ours have full_attention alone",
+    ),
+    "window_of_half": (
+        {"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"]},
+        "layer_types is not supported: full_attention: some layers have a window",
+    ),
+    "window_of_nothing": ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0, expected a whole"),
+    "quantized": ({"model_type": "llama", "quantization_config": {"bits": 4}}, "its weights are quantized"),
+    "gelu": ({"model_type": "llama", "hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+    "text": ({"model_type": "llama", "num_hidden_layers": "2"}, "num_hidden_layers is '2', expected a whole number"),
+    "null": ({"model_type": "llama", "hidden_size": None}, "hidden_size is None, expected a whole number"),
+    "no_heads": ({"model_type": "llama", "num_attention_heads": 0}, "num_attention_heads is 0, expected"),
+    "no_theta": ({"model_type": "llama", "rope_theta": "1e4"}, "rope_theta is '1e4', expected a number"),
+    "groups": ({"model_type": "llama", "num_key_value_heads": 3}, "does not go with num_key_value_heads 3"),
+    "width": ({"model_type": "llama", "hidden_size": 60}, "num_attention_heads 8 does not go with"),
+    "no_factor": ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, "key 'factor' is missing"),
+    "rope_by_layer": (
+        {"model_type": "llama", "rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        "rope_parameters are not one set for all layers",
+    ),
 }
+
+
+@pytest.mark.parametrize("content", ["[]", '"llama"', "{", ""])
+def test_a_config_that_is_none_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json: (is no JSON object|not JSON)"):
+        read_architecture(tmp_path)
+
+
+def test_layers_that_are_all_alike_may_be_told_one_by_one(tmp_path: Path) -> None:
+    for family, kind in (("mistral", "sliding_attention"), ("qwen2", "full_attention")):
+        content = {"model_type": family, **SIZES, "layer_types": [kind] * 2, "hidden_act": "swish"}
+        (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        assert read_architecture(tmp_path).num_layers == 2
 
 
 @pytest.mark.parametrize("name", REFUSED)

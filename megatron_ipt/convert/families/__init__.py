@@ -17,18 +17,20 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The `config.json` of a Hugging Face directory; UserError where there is none."""
     path = directory / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(directory, "no Hugging Face directory (config.json is missing)", "give one") from error
     except ValueError as error:
         raise UserError(path, f"not JSON ({error})", "copy the directory again") from error
+    if not isinstance(config, dict):
+        raise UserError(path, "is no JSON object", "copy the directory again")
     return config
 
 
 def read_architecture(directory: Path) -> Architecture:
     """The architecture that a Hugging Face directory describes; UserError for one we cannot build exactly."""
     config = read_config(directory)
-    family = FAMILIES.get(config.get("model_type", ""))
+    family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
         known = ", ".join(FAMILIES)
         raise UserError(directory, f"model_type '{config.get('model_type')}' is not supported", f"supported: {known}")

@@ -16,53 +16,100 @@ def read_numbers(
     family: str, config: Mapping[str, Any], path: Path, *, window_size: tuple[int, int] | None = None
 ) -> Architecture:
     """The architecture in a config.json of transformers 4 (`rope_theta`) or 5 (`rope_parameters.rope_theta`)."""
-    if config.get("hidden_act", "silu") != "silu":
-        raise UserError(path, f"hidden_act '{config['hidden_act']}' is not supported", "use a model with silu")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    try:
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        return Architecture(
-            num_layers=config["num_hidden_layers"],
-            hidden_size=hidden,
-            ffn_hidden_size=config["intermediate_size"],
-            num_attention_heads=heads,
-            num_query_groups=config.get("num_key_value_heads") or heads,
-            kv_channels=config.get("head_dim") or hidden // heads,
-            layernorm_epsilon=config["rms_norm_eps"],
-            rotary_base=config.get("rope_theta") or rope.get("rope_theta", 10000.0),
-            vocab_size=config["vocab_size"],
-            share_embeddings_and_output_weights=config.get("tie_word_embeddings", False),
-            init_method_std=config.get("initializer_range", 0.02),
-            family=family,
-            window_size=window_size,
-            rope_scaling=_rope_scaling(rope, config, path),
-            **FAMILIES[family],
-        )
-    except KeyError as error:
-        raise UserError(path, f"key {error} is missing", "copy the directory again") from error
+    refuse_parts(config, path, "full_attention" if window_size is None else "sliding_attention")
+    heads, hidden = (_whole(config, name, path) for name in ("num_attention_heads", "hidden_size"))
+    groups = _whole(config, "num_key_value_heads", path, heads)
+    if heads % groups or (config.get("head_dim") is None and hidden % heads):
+        problem = f"num_attention_heads {heads} does not go with num_key_value_heads {groups} and hidden_size {hidden}"
+        raise UserError(path, problem, AGAIN)
+    rope = _rope(config, path)
+    return Architecture(
+        num_layers=_whole(config, "num_hidden_layers", path),
+        hidden_size=hidden,
+        ffn_hidden_size=_whole(config, "intermediate_size", path),
+        num_attention_heads=heads,
+        num_query_groups=groups,
+        kv_channels=_whole(config, "head_dim", path, hidden // heads),
+        layernorm_epsilon=_number(config, "rms_norm_eps", path),
+        rotary_base=_number(rope, "rope_theta", path),
+        vocab_size=_whole(config, "vocab_size", path),
+        share_embeddings_and_output_weights=bool(config.get("tie_word_embeddings", False)),
+        init_method_std=_number(config, "initializer_range", path, 0.02),
+        family=family,
+        window_size=window_size,
+        rope_scaling=_rope_scaling(rope, path),
+        **FAMILIES[family],
+    )
 
 
-def _rope_scaling(rope: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> RopeScaling | None:
-    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+def _whole(config: Mapping[str, Any], name: str, path: Path, default: int | None = None) -> int:
+    """A count of at least 1; `default` where it is missing or null."""
+    found = config.get(name) if config.get(name) is not None or default is None else default
+    if not isinstance(found, int) or found < 1:
+        raise _no_number(config, name, path, "a whole number of at least 1")
+    return found
+
+
+def _number(config: Mapping[str, Any], name: str, path: Path, default: float | None = None) -> float:
+    found = config.get(name) if config.get(name) is not None or default is None else default
+    if not isinstance(found, int | float):
+        raise _no_number(config, name, path, "a number")
+    return found
+
+
+def _no_number(config: Mapping[str, Any], name: str, path: Path, expected: str) -> UserError:
+    problem = f"{name} is {config[name]!r}, expected {expected}" if name in config else f"key '{name}' is missing"
+    return UserError(path, problem, AGAIN)
+
+
+def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Rotary positions as transformers 5 reads them, whichever of its spellings, or of 4's, a config.json has.
+
+    `rope_scaling` comes before `rope_parameters`, `rope_theta` and `partial_rotary_factor` within them before those
+    beside, and `original_max_position_embeddings` beside them before the one within.
+    """
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+        raise UserError(path, "rope_parameters are not one set for all layers", "use a model with one set")
+    beside = {name: config[name] for name in ("rope_theta", "partial_rotary_factor") if config.get(name) is not None}
+    length = {"original_max_position_embeddings": config.get("max_position_embeddings", 8192)}
+    first = {name: config[name] for name in length if config.get(name) is not None}
+    return {"rope_theta": 10000.0, **length, **beside, **rope, **first}
+
+
+def _rope_scaling(rope: Mapping[str, Any], path: Path) -> RopeScaling | None:
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError(path, "partial_rotary_factor: part of a head only is rotated", "use a model without it")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
     if kind != "llama3":
         raise UserError(path, f"rope scaling '{kind}' is not supported", "use a model with llama3's, or without any")
-    original = rope.get("original_max_position_embeddings", config.get("max_position_embeddings", 8192))
-    return RopeScaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], original)
+    factor, low, high = (_number(rope, name, path) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    return RopeScaling(factor, low, high, _whole(rope, "original_max_position_embeddings", path))
+
+
+def refuse_parts(config: Mapping[str, Any], path: Path, attention: str) -> None:
+    """UserError for what no family here has: other activations, quantized weights, layers of another attention."""
+    if config.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise UserError(path, f"hidden_act '{config['hidden_act']}' is not supported", "use a model with silu")
+    if config.get("quantization_config"):
+        raise UserError(path, "quantization_config: its weights are quantized", "use the model as it was before")
+    kinds = config.get("layer_types") or ()
+    others = sorted({str(kind) for kind in kinds if kind != attention})
+    if others:
+        reason = WINDOW_OF_SOME_LAYERS if "sliding_attention" in kinds else f"ours have {attention} alone"
+        raise UserError(path, f"layer_types is not supported: {', '.join(others)}: {reason}", "use a model without it")
 
 
 def refuse(config: Mapping[str, Any], path: Path, **reasons: str) -> None:
     """UserError for the first key of `reasons` that the config.json has switched on."""
-    if "sliding_attention" in (config.get("layer_types") or ()):
-        raise UserError(path, f"layer_types is not supported: {WINDOW_OF_SOME_LAYERS}", "use a model without it")
     for key, reason in reasons.items():
         if config.get(key):
             raise UserError(path, f"{key} is not supported: {reason}", "use a model without it")
 
 
+AGAIN = "copy the directory again"
 WINDOW_OF_SOME_LAYERS = "some layers have a window (from max_window_layers on), and ours are all alike"
 BIAS_OF_O_PROJ = "it puts a bias on o_proj too"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import decoder
 
@@ -16,6 +17,9 @@ def architecture(config: dict[str, Any], path: Path) -> Architecture:
     """Hugging Face counts the token itself among the `sliding_window` places, Megatron's `window_size` does not."""
     config = {**DEFAULTS, **config}
     window = config["sliding_window"]
+    if window is not None and not (isinstance(window, int) and window >= 1):
+        problem = f"sliding_window is {window!r}, expected a whole number of at least 1, or null"
+        raise UserError(path, problem, decoder.AGAIN)
     return decoder.read_numbers("mistral", config, path, window_size=None if window is None else (window - 1, 0))
 
 
