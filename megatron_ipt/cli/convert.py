@@ -47,11 +47,14 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default: as the checkpoint holds them")
     ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="directory or file of the tokenizer, for a model from scratch")
+    ] = None,
     trust_checkpoint: Trust = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face directory that transformers loads."""
     with trusting(trust_checkpoint):
-        steps.export(checkpoint, out, source, dtype)
+        steps.export(checkpoint, out, source, dtype, tokenizer)
 
 
 @app.command()

@@ -190,6 +190,13 @@ def _starts_from_weights(recipe: Recipe) -> bool:
     return recipe.model is not None and recipe.model.load_hf is not None
 
 
+def _export(run: Context) -> None:
+    """A model from scratch gets the tokenizer that its data were indexed with."""
+    start = section(run.recipe, "model").load_hf
+    own = tokenizer(run) if start is None and run.recipe.index is not None else None
+    steps.export(run.paths.checkpoints, run.paths.hf, start, tokenizer=own)
+
+
 def _after(run: Context) -> None:
     out = run.paths.evaluation / "after.json"
     _evaluate(run, run.paths.hf, out)
@@ -277,7 +284,7 @@ STEPS: tuple[Step, ...] = (
         ("train", "model"),
         lambda run: [run.paths.checkpoints],
         lambda run: [run.paths.hf],
-        lambda run: steps.export(run.paths.checkpoints, run.paths.hf, section(run.recipe, "model").load_hf),
+        _export,
     ),
     Step(
         "evaluate",

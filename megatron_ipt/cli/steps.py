@@ -108,10 +108,12 @@ def plan(settings: BlendSettings, out: Path, base: Path, tokenizer: Path | None 
     show_plan(run(settings, out, base, tokenizer))
 
 
-def export(checkpoint: Path, out: Path, source: Path | None, dtype: str | None = None) -> None:
+def export(
+    checkpoint: Path, out: Path, source: Path | None, dtype: str | None = None, tokenizer: Path | None = None
+) -> None:
     from megatron_ipt.convert.export_hf import export_hf
 
-    changed = export_hf(checkpoint, out, source, dtype)
+    changed = export_hf(checkpoint, out, source, dtype, tokenizer)
     tables.console().print(f"wrote {out}")
     for name, (before, after) in changed.items():
         tables.console().print(f"config.json: {name} {before} -> {after}")

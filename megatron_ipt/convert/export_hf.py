@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
@@ -16,38 +15,38 @@ import torch
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert import parts, safetensors_directory
-from megatron_ipt.convert.exported_config import exported_config
+from megatron_ipt.convert.exported_config import exported_config, token_ids
+from megatron_ipt.convert.exported_files import COPIED, TOKENIZER, check_replaceable, copy
 from megatron_ipt.convert.families import read_config
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint import RunCard, resolve
 from megatron_ipt.mcore.stream import Stored, StoredWeights
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-COPIED: Final = (
-    *("tokenizer*", "*.model", "*.tiktoken", "tekken.json", "vocab.*", "merges.txt", "special_tokens_map.json"),
-    *("added_tokens.json", "chat_template*", "additional_chat_templates", "generation_config.json"),
-    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
-)
-"""What is kept of the source beside config.json: the tokenizer, how to generate, and under which terms."""
 
 
 def export_hf(
-    checkpoint: Path, out: Path, source: Path | None = None, dtype: str | None = None
+    checkpoint: Path,
+    out: Path,
+    source: Path | None = None,
+    dtype: str | None = None,
+    tokenizer: Path | None = None,
 ) -> dict[str, tuple[Any, Any]]:
     """Write `checkpoint` to `out`; returns what differs from the source's config.json: key -> (before, after).
 
     `source` is the Hugging Face directory the run began from (default: the one its run card names): its config.json is
-    kept but for what training changed, its tokenizer is copied.  Padding of the vocabulary is cut.  The weights' type
-    is the checkpoint's own unless `dtype` is given.  `out` appears when all of it is written.
+    kept but for what training changed, its tokenizer is copied, unless `tokenizer` (a directory, or one file) is given:
+    a model from scratch has no other.  Padding of the vocabulary is cut.  The weights' type is the checkpoint's own
+    unless `dtype` is given.  `out` appears when all of it is written; of what stands there only an export is replaced.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype {dtype}", "is no type that weights are written in", f"use one of {', '.join(DTYPES)}")
     folder = resolve(checkpoint)
     card = RunCard.read(folder)
-    source = source or (Path(card.load_hf) if card.load_hf else None)
+    source = source or _began_from(card)
     given = None if source is None else read_config(source)
-    if source is not None and out.exists() and out.samefile(source):
-        raise UserError(out, "is the directory that the run began from", "export into another one")
+    out = out.absolute()
+    check_replaceable(out, folder, [path for path in (checkpoint, source, tokenizer) if path is not None])
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -56,11 +55,16 @@ def export_hf(
             kind = DTYPES[dtype] if dtype else _common_type(stored.weights)
             length = card.recipe.get("train", {}).get("seq_length")
             config, changed = exported_config(card.architecture, given, source, length, str(kind).split(".")[1])
+            if given is None:
+                config |= token_ids(tokenizer)
             partial.mkdir(parents=True)
             _write_weights(partial, stored, card.architecture, kind)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if source is not None:
-            _copy_tokenizer(source, partial)
+            copy(source, partial, COPIED)
+        tokenizer = tokenizer or source
+        if tokenizer is not None:
+            copy(tokenizer, partial, TOKENIZER)
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
@@ -69,6 +73,15 @@ def export_hf(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return changed
+
+
+def _began_from(card: RunCard) -> Path | None:
+    """The Hugging Face directory that the run card names."""
+    if not card.load_hf:
+        return None
+    if not (Path(card.load_hf) / "config.json").exists():
+        raise UserError(card.load_hf, "the directory that the run began from is not there", "give --source DIRECTORY")
+    return Path(card.load_hf)
 
 
 def _common_type(weights: Sequence[Stored]) -> torch.dtype:
@@ -110,12 +123,3 @@ def _all_there(checkpoint: Path, names: Sequence[str], architecture: Architectur
         raise UserError(
             checkpoint, f"its weights are not those its run card tells: {problem}", "use another checkpoint"
         )
-
-
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if any(fnmatch(path.name, pattern) for pattern in COPIED):
-            if path.is_dir():
-                shutil.copytree(path, folder / path.name)
-            else:
-                shutil.copyfile(path, folder / path.name)

@@ -1,7 +1,8 @@
-"""The config.json of an exported model: the source's own, and of it only what training changed.  Pure."""
+"""The config.json of an exported model: the source's own, and of it only what training changed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +41,29 @@ def exported_config(
         problem = "config.json describes another model than the checkpoint"
         raise UserError(source, problem, "give the one it began from")
     return config, {name: (given.get(name), now) for name, now in config.items() if given.get(name) != now}
+
+
+def token_ids(tokenizer: Path | None) -> dict[str, int | None]:
+    """What a model from scratch says of its first and last token: transformers' own defaults are Llama's, 1 and 2.
+
+    None where the tokenizer's directory does not name them, or is not given.
+    """
+    found: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None}
+    if tokenizer is None:
+        return found
+    if not tokenizer.exists():
+        raise UserError(tokenizer, "no tokenizer there", "give its directory or its file")
+    file, settings = tokenizer / "tokenizer.json", tokenizer / "tokenizer_config.json"
+    if not file.exists() or not settings.exists():
+        return found
+    from tokenizers import Tokenizer
+
+    ids, told = Tokenizer.from_file(str(file)), json.loads(settings.read_text(encoding="utf-8"))
+    for name in ("bos_token", "eos_token"):
+        token = told.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        found[f"{name}_id"] = None if token is None else ids.token_to_id(token)
+    return found
 
 
 def _model_changes(architecture: Architecture, given: Mapping[str, Any], source: Path) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture, padded_vocab_size
 from megatron_ipt.convert import parts
 from megatron_ipt.convert.families import read_architecture
 from megatron_ipt.convert.load_hf import read_weight
 from megatron_ipt.convert.models import single_process
 from megatron_ipt.convert.safetensors_directory import SafetensorsDirectory
+from megatron_ipt.convert.unread import check_unread
 from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
@@ -46,7 +46,7 @@ def import_hf(directory: Path, out: Path, *, bf16: bool = True) -> Path:
             architecture=architecture,
             padded_vocab_size=vocab_size,
             blend_hash="",
-            load_hf=str(directory),
+            load_hf=str(directory.absolute()),
             versions={name: version(name) for name in ("torch", "megatron-core", "instruction-pretraining")},
             recipe={},
         )
@@ -60,8 +60,4 @@ def check(source: SafetensorsDirectory, shapes: Mapping[str, tuple[int, ...]], a
         wanted |= parts.shapes(name, shape, architecture)
     for name, shape in wanted.items():
         source.slice(name, shape)
-    for name in sorted(source.names() - wanted.keys()):
-        unused = name == "lm_head.weight" and architecture.share_embeddings_and_output_weights
-        if not unused and not name.endswith("rotary_emb.inv_freq"):
-            problem = f"tensor '{name}' is of no use to a model of family {architecture.family}"
-            raise UserError(source.directory, problem, "compare its config.json with the weights")
+    check_unread(source, wanted.keys(), architecture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import FAMILIES
 from megatron_ipt.convert.families.weights import Weights
 from megatron_ipt.convert.safetensors_directory import SafetensorsDirectory
+from megatron_ipt.convert.unread import check_unread
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.model import named_parameters
 
@@ -20,23 +21,42 @@ from megatron_ipt.mcore.model import named_parameters
 def load_hf(chunks: Sequence[torch.nn.Module], directory: Path, architecture: Architecture) -> None:
     """Fill this rank's parameters.  Call it before the optimizer is made, so that its fp32 masters are right.
 
-    All ranks call it: what a rank finds wrong in a file that it alone reads is the same UserError on all.
+    All ranks call it: what a rank finds wrong in a file that it alone reads is the same UserError on all.  So is a
+    tensor that no rank reads: that model is another one.
     """
     rank, size = parallel.tensor_parallel_rank(), parallel.tensor_parallel_size()
 
-    def fill() -> UserError | None:
-        try:
-            source = SafetensorsDirectory(directory)
-            for name, parameter in named_parameters(chunks):
-                parameter.copy_(read_weight(source, name, tuple(parameter.shape), architecture, rank, size))
-        except UserError as error:
-            return error
-        return None
+    def fill() -> set[str]:
+        source, read = SafetensorsDirectory(directory), set[str]()
+        for name, parameter in named_parameters(chunks):
+            parameter.copy_(read_weight(source, name, tuple(parameter.shape), architecture, rank, size))
+            read |= {*FAMILIES[architecture.family].weights_of(name, architecture).names}
+        return read
 
     with torch.no_grad():
-        for error in parallel.on_all(fill):
-            if error is not None:
-                raise error
+        read = set[str]().union(*_on_all(fill))
+        # a look at all names, and of a tied model at two tensors: by one rank
+        _on_all(
+            lambda: (
+                check_unread(SafetensorsDirectory(directory), read, architecture) if parallel.place()[0] == 0 else None
+            )
+        )
+
+
+def _on_all[T](action: Callable[[], T]) -> list[T]:
+    """What `action` gives on each rank; the first rank's UserError on all."""
+
+    def tried() -> T | UserError:
+        try:
+            return action()
+        except UserError as error:
+            return error
+
+    found = parallel.on_all(tried)
+    for each in found:
+        if isinstance(each, UserError):
+            raise each
+    return found  # type: ignore[return-value]
 
 
 def read_weight(

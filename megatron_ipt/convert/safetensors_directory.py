@@ -26,7 +26,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class SafetensorsDirectory:
-    """The tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists."""
+    """The tensors of `model.safetensors`, or else of the shards that `model.safetensors.index.json` lists.
+
+    Where both are there, the first is read, as transformers does.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -48,26 +51,29 @@ class SafetensorsDirectory:
         shape = tuple(tensor.get_shape())
         if shape != expected:
             problem = f"tensor '{name}' is {shape}, expected {expected}"
-            raise UserError(file, problem, "set model.* as config.json has it")
-        if tensor.get_dtype() not in _DTYPES.values():
-            problem = f"tensor '{name}' is {tensor.get_dtype()}, expected {', '.join(_DTYPES.values())}"
-            raise UserError(file, problem, "use the weights as they were before quantization")
+            raise UserError(file, problem, "use weights and config.json of one model, and no model.* that changes it")
+        kind = tensor.get_dtype()
+        if kind not in _DTYPES.values():
+            problem = f"tensor '{name}' is {kind}, expected {', '.join(_DTYPES.values())}"
+            mend = "save it in one of these" if kind == "F64" else "use the weights as they were before quantization"
+            raise UserError(file, problem, mend)
         return tensor
 
     def _listed(self) -> dict[str, str]:
         """Tensor -> file."""
         index, whole = self.directory / INDEX, self.directory / WHOLE
-        if not index.exists():
-            if not whole.exists() and self.directory.is_dir():
-                problem = f"holds neither {WHOLE} nor {INDEX}"
-                raise UserError(
-                    self.directory, problem, "save it with transformers' save_pretrained: no pickle is read"
-                )
+        if whole.exists() or not self.directory.is_dir():
             return dict.fromkeys(self._handle(whole)[1], WHOLE)
+        if not index.exists():
+            problem = f"holds neither {WHOLE} nor {INDEX}"
+            raise UserError(self.directory, problem, "save it with transformers' save_pretrained: no pickle is read")
         try:
-            return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            listed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(index, "is no index of safetensors files", _AGAIN) from error
+        if not all(isinstance(file, str) for file in listed.values()):
+            raise UserError(index, "is no index of safetensors files", _AGAIN)
+        return listed
 
     def _handle(self, file: Path) -> tuple[Any, frozenset[str]]:
         if file not in self._open:

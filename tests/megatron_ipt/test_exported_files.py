@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import RopeScaling
 from megatron_ipt.convert import safetensors_directory
-from megatron_ipt.convert.exported_config import exported_config
+from megatron_ipt.convert.exported_config import exported_config, token_ids
+from megatron_ipt.convert.exported_files import check_replaceable
 from megatron_ipt.convert.families import read_architecture
 from megatron_ipt.convert.safetensors_directory import SafetensorsDirectory
+from megatron_ipt.convert.unread import check_unread
 
 NUMBERS = {
     **{"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 8},
@@ -103,6 +105,7 @@ def test_files_are_those_of_the_library(dtype: torch.dtype, most: int, tmp_path:
 BAD = {
     "no_weights": ({}, "holds neither model.safetensors nor model.safetensors.index.json"),
     "index": ({"model.safetensors.index.json": b"[]"}, "is no index of safetensors files"),
+    "no_file_name": ({"model.safetensors.index.json": b'{"weight_map": {"a": 1}}'}, "is no index of safetensors files"),
     "file": ({"model.safetensors": b"0123456789"}, "not readable as safetensors"),
 }
 
@@ -116,9 +119,84 @@ def test_a_directory_without_readable_weights_is_told(fault: str, tmp_path: Path
         SafetensorsDirectory(tmp_path)
 
 
-def test_quantized_weights_are_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="before quantization"):
+@pytest.mark.parametrize(("dtype", "mend"), [("float8_e4m3fn", "before quantization"), ("float64", "save it in one")])
+def test_weights_of_another_type_are_refused(dtype: str, mend: str, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 2, dtype=getattr(torch, dtype))}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=mend):
         SafetensorsDirectory(tmp_path).slice("a", (2, 2))
+
+
+def test_where_one_file_and_shards_are_there_the_one_is_read(tmp_path: Path) -> None:
+    """As transformers does, which the gate compares with."""
+    for file, value in (("model.safetensors", 1.0), ("old.safetensors", 2.0)):
+        save_file({"a": torch.full((2,), value)}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "old.safetensors"}}')
+    assert SafetensorsDirectory(tmp_path).slice("a", (2,))[:].tolist() == [1.0, 1.0]
+
+
+def test_a_tied_model_with_a_further_output_table_is_refused(tmp_path: Path) -> None:
+    """Unless it is the embeddings again.  The last row alone is unlike, behind the first part that is compared."""
+    architecture = replace(
+        read_architecture(written(tmp_path, OLD)), vocab_size=5000, share_embeddings_and_output_weights=True
+    )
+    table = torch.randn(5000, 64, generator=torch.Generator().manual_seed(1))
+    for change in (0.0, 1.0):
+        head = table.clone()
+        head[-1] += change
+        save_file({"model.embed_tokens.weight": table, "lm_head.weight": head}, tmp_path / "model.safetensors")
+        source = SafetensorsDirectory(tmp_path)
+        if change:
+            with pytest.raises(UserError, match=r"config\.json ties the embeddings, but 'lm_head.weight' is not"):
+                check_unread(source, {"model.embed_tokens.weight"}, architecture)
+        else:
+            check_unread(source, {"model.embed_tokens.weight"}, architecture)
+
+
+EXPORTED = ("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json")
+
+
+def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "iter_0000002"
+    checkpoint.mkdir(parents=True)
+    out = tmp_path / "out"
+    check_replaceable(out, checkpoint, [checkpoint])
+    out.mkdir()
+    for name in (*EXPORTED, "generation_config.json", "LICENSE", "chat_template.jinja"):
+        (out / name).touch()
+    check_replaceable(out, checkpoint, [checkpoint, tmp_path / "source"])
+    (out / "thesis.txt").touch()
+    with pytest.raises(UserError, match=r"holds what no export writes \(thesis\.txt\)"):
+        check_replaceable(out, checkpoint, [checkpoint])
+    with pytest.raises(UserError, match="is a file"):
+        check_replaceable(out / "thesis.txt", checkpoint, [checkpoint])
+
+
+@pytest.mark.parametrize("place", ["run", "run/checkpoints", "run/checkpoints/iter_0000002", "source", "link"])
+def test_what_is_read_is_not_replaced(place: str, tmp_path: Path) -> None:
+    """Nor a folder around it, under whatever name."""
+    checkpoint, source = tmp_path / "run" / "checkpoints" / "iter_0000002", tmp_path / "source"
+    for folder in (checkpoint, source):
+        folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(source, target_is_directory=True)
+    with pytest.raises(UserError, match="is or holds"):
+        check_replaceable(tmp_path / place, checkpoint, [checkpoint, source])
+
+
+def test_no_file_comes_into_a_checkpoint(tmp_path: Path) -> None:
+    """Its files are listed with their hashes: a further one spoils it."""
+    with pytest.raises(UserError, match="is within the checkpoint"):
+        check_replaceable(tmp_path / "iter_0000002" / "hf", tmp_path / "iter_0000002", [tmp_path / "iter_0000002"])
+
+
+def test_a_model_from_scratch_names_its_tokenizers_tokens(tmp_path: Path) -> None:
+    """transformers' own defaults are 1 and 2, whatever those are in this vocabulary."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(WordLevel({"a": 0, "b": 1, "c": 2, "<end>": 3, "<begin>": 4}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", bos_token="<begin>").save_pretrained(tmp_path)
+    assert token_ids(tmp_path) == {"bos_token_id": 4, "eos_token_id": 3}
+    assert token_ids(None) == token_ids(tmp_path / "tokenizer.json") == {"bos_token_id": None, "eos_token_id": None}
+    with pytest.raises(UserError, match="no tokenizer there"):
+        token_ids(tmp_path / "none")
