@@ -23,7 +23,15 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import read_architecture
 from megatron_ipt.convert.load_hf import load_hf
 from megatron_ipt.convert.models import OpenModel, is_checkpoint, open_model
-from megatron_ipt.convert.reference import TOKENS, Outputs, Precision, fixed_tokens, transformers_outputs, watched
+from megatron_ipt.convert.reference import (
+    TOKENS,
+    Outputs,
+    Precision,
+    count_for,
+    fixed_tokens,
+    transformers_outputs,
+    watched,
+)
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
 from megatron_ipt.settings import TrainSettings
@@ -96,7 +104,8 @@ def first_difference(a: Outputs, b: Outputs, precision: Precision) -> str:
         return f"the shape, {layers_a - 1} layers of {width_a} against {layers_b - 1} of {width_b}"
     names = ["the embedding", *(f"layer {index}" for index in range(len(a.states) - 1)), "the last norm or the output"]
     for name, one, other in zip(names, [*a.states, a.logits], [*b.states, b.logits], strict=True):
-        if float((one.double() - other.double()).norm()) > OF_A_LAYER[precision] * float(one.double().norm()):
+        # not `>`: what is no number differs too
+        if not float((one.double() - other.double()).norm()) <= OF_A_LAYER[precision] * float(one.double().norm()):
             return name
     return ""
 
@@ -123,7 +132,7 @@ def gate(directory: Path, architecture: Architecture, train: TrainSettings, voca
     exact = train.model_copy(update={"bf16": precision == "bfloat16", "transformer_config": own})
     chunks = models.build(architecture, configs.transformer_config(architecture, exact), exact, vocab_size)
     load_hf(chunks, directory, architecture)
-    tokens = fixed_tokens(directory, architecture.vocab_size)
+    tokens = fixed_tokens(directory, architecture.vocab_size, count_for(train))
     ours = megatron_logits(chunks, tokens, exact, architecture.vocab_size)
     del chunks
     last = dist.get_world_size() - 1  # the last rank is always on the last stage

@@ -21,20 +21,36 @@ from typing import Any, Literal
 import torch
 
 from data_prep.errors import UserError
+from megatron_ipt.settings import TrainSettings
 
 Precision = Literal["float32", "bfloat16"]
 TOKENS = 512
 
 
+def count_for(train: TrainSettings) -> int:
+    """TOKENS, or as many more as the layout divides: sequence parallelism cuts in TP parts, context in 2 x CP."""
+    parts = train.tensor_model_parallel_size * 2 * train.context_parallel_size
+    return -(-TOKENS // parts) * parts
+
+
 def fixed_tokens(directory: Path, vocab_size: int, count: int = TOKENS) -> torch.Tensor:
-    """`count` token ids of the fixed page; of a directory without a tokenizer, a fixed walk over the vocabulary."""
+    """`count` token ids of the fixed page; of a directory without a tokenizer, a fixed walk over the vocabulary.
+
+    UserError where the tokenizer has tokens that a model of `vocab_size` has no row for.
+    """
     file = directory / "tokenizer.json"
     if not file.exists():
         return torch.arange(count) * 7919 % vocab_size
     from tokenizers import Tokenizer
 
     text = resources.files("megatron_ipt.convert").joinpath("parity_text.txt").read_text(encoding="utf-8")
-    ids = Tokenizer.from_file(str(file)).encode(text, add_special_tokens=False).ids
+    try:
+        ids = Tokenizer.from_file(str(file)).encode(text, add_special_tokens=False).ids
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(file, f"is no tokenizer ({error})", "copy the directory again") from error
+    if not ids or max(ids) >= vocab_size:
+        problem = f"gives token {max(ids, default=None)}, and the model has a vocabulary of {vocab_size}"
+        raise UserError(file, problem, "give model and tokenizer of one kind")
     return torch.tensor((ids * -(-count // len(ids)))[:count])
 
 
@@ -91,7 +107,9 @@ def main(directory: str, question: str, answer: str, precision: str, states: str
 
     tokens = load_file(question)["tokens"]
     dtype = getattr(torch, precision)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
+    # from outside, no pickle is opened: without this flag transformers reads pytorch_model.bin
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True, use_safetensors=True)
+    model.eval()
     layers = [model.model.embed_tokens, *model.model.layers] if states else []
     with torch.no_grad(), watched(layers) as found:
         outputs = {"logits": model(tokens[None]).logits[0].float().contiguous()}
