@@ -11,6 +11,7 @@ from typing import Any, Final
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.convert.families import FAMILIES
+from megatron_ipt.convert.reference import open_tokenizer
 
 FREE: Final = frozenset(
     {
@@ -56,13 +57,12 @@ def token_ids(tokenizer: Path | None) -> dict[str, int | None]:
     file, settings = tokenizer / "tokenizer.json", tokenizer / "tokenizer_config.json"
     if not file.exists() or not settings.exists():
         return found
-    from tokenizers import Tokenizer
-
-    ids, told = Tokenizer.from_file(str(file)), json.loads(settings.read_text(encoding="utf-8"))
+    told = json.loads(settings.read_text(encoding="utf-8"))
     for name in ("bos_token", "eos_token"):
         token = told.get(name)
         token = token.get("content") if isinstance(token, dict) else token
-        found[f"{name}_id"] = None if token is None else ids.token_to_id(token)
+        if token is not None:
+            found[f"{name}_id"] = open_tokenizer(file).token_to_id(token)
     return found
 
 

@@ -25,9 +25,11 @@ def load_hf(chunks: Sequence[torch.nn.Module], directory: Path, architecture: Ar
     tensor that no rank reads: that model is another one.
     """
     rank, size = parallel.tensor_parallel_rank(), parallel.tensor_parallel_size()
+    opened: list[SafetensorsDirectory] = []
 
     def fill() -> set[str]:
         source, read = SafetensorsDirectory(directory), set[str]()
+        opened.append(source)
         for name, parameter in named_parameters(chunks):
             parameter.copy_(read_weight(source, name, tuple(parameter.shape), architecture, rank, size))
             read |= {*FAMILIES[architecture.family].weights_of(name, architecture).names}
@@ -35,12 +37,8 @@ def load_hf(chunks: Sequence[torch.nn.Module], directory: Path, architecture: Ar
 
     with torch.no_grad():
         read = set[str]().union(*_on_all(fill))
-        # a look at all names, and of a tied model at two tensors: by one rank
-        _on_all(
-            lambda: (
-                check_unread(SafetensorsDirectory(directory), read, architecture) if parallel.place()[0] == 0 else None
-            )
-        )
+        first = parallel.place()[0] == 0  # one rank looks at all names, and of a tied model at two tensors
+        _on_all(lambda: check_unread(opened[0], read, architecture) if first else None)
 
 
 def _on_all[T](action: Callable[[], T]) -> list[T]:

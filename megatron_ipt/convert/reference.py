@@ -41,17 +41,22 @@ def fixed_tokens(directory: Path, vocab_size: int, count: int = TOKENS) -> torch
     file = directory / "tokenizer.json"
     if not file.exists():
         return torch.arange(count) * 7919 % vocab_size
-    from tokenizers import Tokenizer
-
     text = resources.files("megatron_ipt.convert").joinpath("parity_text.txt").read_text(encoding="utf-8")
-    try:
-        ids = Tokenizer.from_file(str(file)).encode(text, add_special_tokens=False).ids
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(file, f"is no tokenizer ({error})", "copy the directory again") from error
+    ids = open_tokenizer(file).encode(text, add_special_tokens=False).ids
     if not ids or max(ids) >= vocab_size:
         problem = f"gives token {max(ids, default=None)}, and the model has a vocabulary of {vocab_size}"
         raise UserError(file, problem, "give model and tokenizer of one kind")
     return torch.tensor((ids * -(-count // len(ids)))[:count])
+
+
+def open_tokenizer(file: Path) -> Any:
+    """A `tokenizers.Tokenizer`; UserError where the file is none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(file, f"is no tokenizer ({error})", "copy the directory again") from error
 
 
 @dataclass(frozen=True, slots=True)

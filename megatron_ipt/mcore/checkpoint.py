@@ -21,15 +21,16 @@ import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
 import queue
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core import parallel_state as mpu
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, apply_factories
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer import MegatronOptimizer
 
@@ -51,6 +52,9 @@ from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, WEIGH
 from megatron_ipt.mcore.together import together
 
 __all__ = ["RunCard", "latest", "load", "newest_whole", "resolve", "save", "save_made"]
+
+EXTRA_STATE: Final = "_extra_state"
+"""How torch names what a module keeps beside its parameters and buffers."""
 
 
 def save(
@@ -188,12 +192,30 @@ def layout_of(chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | 
 def _read_tensors(
     checkpoint: Path, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer | None, sharding_type: str
 ) -> None:
-    state = dist_checkpointing.load(state_of(chunks, optimizer, sharding_type, is_loading=True), str(checkpoint))
+    wanted = state_of(chunks, optimizer, sharding_type, is_loading=True)
+    present = stream.names(checkpoint)
+    for index in range(len(chunks)):
+        _forgo_absent_states(wanted[_model_key(index, chunks)], present)
+    state = dist_checkpointing.load(wanted, str(checkpoint))
     for index, chunk in enumerate(chunks):
-        unwrap(chunk).load_state_dict(state[_model_key(index, chunks)])
+        found = unwrap(chunk).load_state_dict(state[_model_key(index, chunks)], strict=False)
+        unlike = [name for name in found.missing_keys if not name.endswith(EXTRA_STATE)] + found.unexpected_keys
+        if unlike:
+            raise ValueError(f"{unlike[0]} is there or here alone")
     if optimizer is not None:
         with torch.no_grad():  # of fp32 weights the masters are the leaves themselves
             optimizer.load_state_dict(state["optimizer"])
+
+
+def _forgo_absent_states(wanted: dict[str, Any], present: AbstractSet[str]) -> None:
+    """Do not ask for what Transformer Engine's modules keep beside their weights where the checkpoint has none.
+
+    A checkpoint from local layers, or of `ipt convert import`, has none of its norms and its attention.  They hold FP8
+    scales, made anew at the first step, or nothing.
+    """
+    for name, part in list(wanted.items()):
+        if name.endswith(EXTRA_STATE) and isinstance(part, ShardedObject) and part.unique_key not in present:
+            del wanted[name]
 
 
 def _write_tensors(

@@ -92,6 +92,11 @@ class StoredWeights:
         return [Stored(name, shape[1:], dtype) for name in names]
 
 
+def names(checkpoint: Path) -> frozenset[str]:
+    """The keys of all that an iter_* folder holds, whose hashes were verified."""
+    return frozenset(dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata)
+
+
 class _Into(dcp.DefaultLoadPlanner):
     """Puts what is read into one tensor."""
 

@@ -2,9 +2,13 @@
 
     torchrun round_trip_worker.py '{"name": [HF_DIRECTORY, [layout, ...]], ...}' OUT
 
-Each model is saved as OUT/NAME-LAYOUT.checkpoint, fp32, from each layout; OUT/NAME-LAYOUT is its export.  The layout
-`import` is `import_hf`.  OUT/RANK.json says what each rank read of each: bytes handed over, and pages touched [bytes];
-or its error; and the signatures of what stream.py takes of torch.
+Each model is saved as OUT/NAME-LAYOUT.checkpoint, fp32, from each layout; OUT/NAME-LAYOUT is its export.  Of one
+process: `import` is `import_hf`; `scratch` is that checkpoint with a card that names no directory, exported with the
+tokenizer of one; `extra_state` is that checkpoint loaded into layers with an extra state, saved, loaded into layers
+without, and saved again.
+
+OUT/RANK.json says what each rank read of each: bytes handed over, and pages touched [bytes]; or its error; and the
+signatures of what stream.py takes of torch.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from data_prep.errors import UserError
@@ -25,11 +30,12 @@ from megatron_ipt.convert import load_hf as loading
 from megatron_ipt.convert.export_hf import export_hf
 from megatron_ipt.convert.families import read_architecture
 from megatron_ipt.convert.import_hf import import_hf
+from megatron_ipt.convert.models import open_model
 from megatron_ipt.convert.safetensors_directory import SafetensorsDirectory
 from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import config as configs
+from megatron_ipt.mcore import layers, parallel, stream
 from megatron_ipt.mcore import model as models
-from megatron_ipt.mcore import parallel, stream
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -83,6 +89,46 @@ def save(directory: Path, layout: str, out: Path) -> dict[str, int]:
     return read
 
 
+class NormWithState(layers.RMSNorm):
+    """Transformer Engine's norm has an extra state that the local one has not: an empty tensor, without FP8."""
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        assert state.numel() == 0
+
+
+def save_again(checkpoint: Path, out: Path, load_hf: str) -> None:
+    with open_model(checkpoint, bf16=False) as opened:
+        card = checkpoints.RunCard(0, 0, opened.architecture, opened.vocab_size, "", load_hf, {}, {})
+        checkpoints.save(out, card, opened.chunks, None)
+
+
+def through_layers_with_states(checkpoint: Path, out: Path, load_hf: str) -> None:
+    plain, layers.RMSNorm = layers.RMSNorm, NormWithState  # type: ignore[misc]
+    try:
+        save_again(checkpoint, out.with_name(out.name + ".between"), load_hf)
+    finally:
+        layers.RMSNorm = plain  # type: ignore[misc]
+    save_again(out.with_name(out.name + ".between"), out, load_hf)
+
+
+def alone(directory: Path, layout: str, out: Path) -> None:
+    """What needs one process of `layout`, then the export of its checkpoint."""
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    imported = out.with_name(out.name.removesuffix(layout) + "import.checkpoint")
+    if layout == "import":
+        import_hf(directory, checkpoint, bf16=False)
+    elif layout == "scratch":
+        save_again(imported, checkpoint, "")
+    elif layout == "extra_state":
+        through_layers_with_states(imported, checkpoint, str(directory))
+        export_hf(checkpoint.with_name(checkpoint.name + ".between"), out.with_name(out.name + "_between"))
+    if checkpoint.exists():
+        export_hf(checkpoint, out, tokenizer=directory if layout == "scratch" else None)
+
+
 def tried(directory: Path, layout: str, out: Path) -> dict[str, Any]:
     try:
         return save(directory, layout, out)
@@ -107,7 +153,7 @@ def main() -> None:
         rank = dist.get_rank()
         for name, (directory, layouts) in cases.items():
             for layout in layouts:
-                if layout != "import":
+                if layout in LAYOUTS:
                     told[f"{name}-{layout}"] = tried(Path(directory), layout, out / f"{name}-{layout}.checkpoint")
     (out / f"{rank}.json").write_text(json.dumps(told), encoding="utf-8")
     for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
@@ -115,11 +161,7 @@ def main() -> None:
     # each rank alone now, with every second model
     for name, (directory, layouts) in list(cases.items())[rank::2]:
         for layout in layouts:
-            checkpoint = out / f"{name}-{layout}.checkpoint"
-            if layout == "import":
-                import_hf(Path(directory), checkpoint, bf16=False)
-            if checkpoint.exists():
-                export_hf(checkpoint, out / f"{name}-{layout}")
+            alone(Path(directory), layout, out / f"{name}-{layout}")
 
 
 if __name__ == "__main__":

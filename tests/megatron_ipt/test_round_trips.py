@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ VOCABULARY = 509
 
 SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
 MODELS: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama"},
+    "llama": {"model_type": "llama", "rope_parameters": {**LLAMA31, **SCALING}},
     "tied": {"model_type": "llama", "tie_word_embeddings": True},
-    "llama31": {"model_type": "llama", "rope_parameters": {**LLAMA31, **SCALING}},
     "mistral": {"model_type": "mistral", "sliding_window": 37},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", "head_dim": 24},
@@ -29,7 +27,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "large": {"model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4},
 }
 LAYOUTS = {**{name: ["import", "tp2", "pp2"] for name in MODELS}, "large": ["tp2", "pp2"]}
-CASES = [f"{name}-{layout}" for name, layouts in LAYOUTS.items() for layout in layouts]
+LAYOUTS["qwen3"] = ["import", "tp2", "pp2", "scratch", "extra_state"]
+CASES = [f"{name}-{layout}" for name, layouts in LAYOUTS.items() for layout in layouts if layout != "scratch"]
+CASES.append("qwen3-extra_state_between")
 TOKENIZER = {"tokenizer.json": "{}", "tokenizer_config.json": "{}", "spiece.model": "x", "chat_template.jinja": "{{ }}"}
 KEPT = {**TOKENIZER, "LICENSE.txt": "free", "generation_config.json": '{"top_p": 0.5}'}
 LEFT = {"pytorch_model.bin": "a pickle", "modeling_x.py": "code", "README.md": "of the source"}
@@ -38,12 +38,16 @@ LEFT = {"pytorch_model.bin": "a pickle", "modeling_x.py": "code", "README.md": "
 BROKEN = {
     "missing": "shard-2.safetensors: tensor 'model.layers.1.mlp.up_proj.weight' is missing, and model.safetensors",
     "truncated": "shard-2.safetensors: not readable as safetensors",
+    "further": "tensor 'model.layers.1.self_attn.q_proj.bias' is of no use to a model of family llama",
+    "fewer_layers": "tensor 'model.layers.1.input_layernorm.weight' is of no use to a model of 1 layers",
 }
 
 
 def break_second_shard(source: Path, out: Path, fault: str) -> None:
     """The last layer in a shard of its own, which the second of two stages reads alone, and a fault in it."""
     tensors = load_file(source / "model.safetensors")
+    if fault == "further":
+        tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(64)
     file_of = {name: "shard-2.safetensors" if "layers.1." in name else "shard-1.safetensors" for name in tensors}
     out.mkdir()
     for file in set(file_of.values()):
@@ -55,7 +59,9 @@ def break_second_shard(source: Path, out: Path, fault: str) -> None:
         whole = (out / "shard-2.safetensors").read_bytes()
         (out / "shard-2.safetensors").write_bytes(whole[: len(whole) // 2])
     (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}), encoding="utf-8")
-    shutil.copyfile(source / "config.json", out / "config.json")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] -= fault == "fewer_layers"
+    (out / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def trips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "out").mkdir()
     for name in BROKEN:
         break_second_shard(folder / "llama", folder / name, name)
-    layouts = {**LAYOUTS, **{name: ["pp2"] for name in BROKEN}}
+    layouts = {**LAYOUTS, **{name: ["pp2" if name != "fewer_layers" else "tp2"] for name in BROKEN}}
     cases = {name: [str(folder / name), layouts[name]] for name in layouts}
     torchrun(2, Path(__file__).with_name("round_trip_worker.py"), json.dumps(cases), folder / "out")
     return folder
@@ -94,6 +100,18 @@ def test_transformers_reads_what_came_back(trips: Path) -> None:
     ours = AutoModelForCausalLM.from_pretrained(trips / "out" / "tied-tp2").state_dict()
     assert theirs["lm_head.weight"].shape[0] == VOCABULARY
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+
+
+def test_a_model_from_scratch_has_a_config_and_a_tokenizer_of_its_own(trips: Path) -> None:
+    """Its card names no directory: the numbers are the checkpoint's, the tokenizer is the one that was given."""
+    source, out = trips / "qwen3", trips / "out" / "qwen3-scratch"
+    theirs, ours = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, out))
+    tokens = torch.arange(64)[None] % VOCABULARY
+    with torch.no_grad():
+        assert torch.equal(theirs(tokens).logits, ours(tokens).logits)
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert (config["bos_token_id"], config["eos_token_id"]) == (None, None)  # its tokenizer names none
+    assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors", *TOKENIZER}
 
 
 def read(trips: Path, case: str, unit: str) -> list[Any]:
@@ -121,7 +139,7 @@ def test_pages_of_other_stages_are_not_touched(trips: Path) -> None:
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_fault_that_one_rank_finds_ends_all_with_the_same_line(fault: str, trips: Path) -> None:
-    first, second = read(trips, f"{fault}-pp2", "error")
+    first, second = read(trips, f"{fault}-{'tp2' if fault == 'fewer_layers' else 'pp2'}", "error")
     assert first == second
     assert BROKEN[fault] in first
     assert "\n" not in first
