@@ -50,6 +50,21 @@ def ipt(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[s
     return done
 
 
+def ipts(folder: Path, commands: Mapping[str, Sequence[object]]) -> dict[str, subprocess.CompletedProcess[str]]:
+    """`ipt` for several commands (name -> arguments) in one process; `folder` is for its answer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs, out = [[*map(str, arguments)] for arguments in commands.values()], folder / "told.json"
+    worker = Path(__file__).with_name("cli_worker.py")
+    done = subprocess.run(
+        [sys.executable, worker, json.dumps(jobs), out], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(out.read_text(encoding="utf-8"))
+    return {
+        name: subprocess.CompletedProcess(job, *found) for name, job, found in zip(commands, jobs, told, strict=True)
+    }
+
+
 def torchrun(processes: int, *arguments: object) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(

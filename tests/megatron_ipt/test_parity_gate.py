@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
+import plain_loop
 import pytest
-from conftest import TinyRun, environment, losses
+from conftest import TinyRun, losses
 
 WRONG = {
     "rms_epsilon": ["model.layernorm_epsilon=1e-6"],
@@ -20,9 +17,17 @@ WRONG = {
 BF16 = ["train.bf16=true", "train.parity_precision=bfloat16", "train.train_iters=3"]
 
 
+LAYOUTS = {
+    "tp2_sp": ["train.tensor_model_parallel_size=2", "train.sequence_parallel=true"],
+    "pp2_vpp2": ["train.pipeline_model_parallel_size=2", "train.virtual_pipeline_model_parallel_size=2"],
+}
+
+
 @pytest.fixture(scope="module")
 def gated(train_layouts: Any) -> Any:
-    return train_layouts(1, {"right": ["train.train_iters=2"], "bf16": BF16, **WRONG})
+    """All in two processes: data parallel, but for LAYOUTS."""
+    layouts = {f"gate_{name}": [*overrides, "train.train_iters=1"] for name, overrides in LAYOUTS.items()}
+    return train_layouts(2, {"right": ["train.train_iters=2"], "bf16": BF16, **WRONG, **layouts})
 
 
 def test_right_weights_pass_and_train(gated: Any) -> None:
@@ -43,35 +48,18 @@ def test_a_model_that_fits_in_bf16_alone_is_compared_in_it(gated: Any) -> None:
     assert all(1e-6 < abs(parity[side] - exact[side]) < 1e-2 for side in ("loss_a", "loss_b"))  # both were in bf16
 
 
-def test_masters_are_those_of_the_weights_that_were_loaded(gated: Any, tiny: TinyRun, tmp_path: Path) -> None:
+def test_masters_are_those_of_the_weights_that_were_loaded(gated: Any, tiny: TinyRun) -> None:
     """Masters made before the weights would put the fresh weights back in the first step."""
-    out = tmp_path / "plain.json"
-    script = Path(__file__).with_name("plain_loop.py")
-    command = [sys.executable, script, tiny.hf, tiny.blend, "3", "8", "1e-3", out, "bfloat16"]
-    subprocess.run(list(map(str, command)), check=True, env=environment())
-    plain = json.loads(out.read_text(encoding="utf-8"))["losses"]
+    plain = plain_loop.train(str(tiny.hf), str(tiny.blend), [8] * 3, 1e-3, dtype="bfloat16")["losses"]
     ours = losses(gated["bf16"])
     assert max(abs(a - b) for a, b in zip(plain, ours, strict=True)) <= 2e-3
     assert ours[2] < ours[0] - 0.02  # it moved: two models that stand still would agree too
 
 
-LAYOUTS = {
-    "tp2_sp": ["train.tensor_model_parallel_size=2", "train.sequence_parallel=true"],
-    "pp2_vpp2": ["train.pipeline_model_parallel_size=2", "train.virtual_pipeline_model_parallel_size=2"],
-}
-
-
-@pytest.fixture(scope="module")
-def gated_layouts(train_layouts: Any) -> Any:
-    return train_layouts(
-        2, {f"gate_{name}": [*overrides, "train.train_iters=1"] for name, overrides in LAYOUTS.items()}
-    )
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_rank_reads_its_own_slices(layout: str, gated_layouts: Any) -> None:
+def test_each_rank_reads_its_own_slices(layout: str, gated: Any) -> None:
     """Weights go from safetensors straight into shards, and the joined logits are transformers'."""
-    parity = gated_layouts[f"gate_{layout}"][0]
+    parity = gated[f"gate_{layout}"][0]
     assert parity["kind"] == "parity"
     assert parity["dloss"] <= 1e-5
     assert parity["max_dlogit"] <= 1e-3
