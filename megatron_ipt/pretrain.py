@@ -17,7 +17,6 @@ import logging
 import os
 import sys
 import time
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from megatron_ipt.data.loader import Loader
     from megatron_ipt.training.figures import Step
     from megatron_ipt.training.run import Run
-    from megatron_ipt.training.signals import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +61,8 @@ def pretrain(recipe: Recipe) -> None:
 def fit(run: Run) -> None:
     """The loop: a step, its metrics, now and then a validation and a checkpoint; then whether to go on."""
     from megatron_ipt.data.loader import read_ahead
-    from megatron_ipt.training import progress, signals
+    from megatron_ipt.training import ending, progress, signals
+    from megatron_ipt.training.validation import validate_and_write
 
     train = run.train
     if run.iteration >= train.train_iters:
@@ -71,9 +70,6 @@ def fit(run: Run) -> None:
         return
     if run.held_out and run.iteration == 0:
         validate_and_write(run)
-    if run.ranks.is_main and train.stop_file is not None and train.stop_file.exists():
-        told = "%s is there already: the run ends after its first step; remove it if it is an old one"
-        logger.warning(told, train.stop_file)
     reading = read_ahead(run.stream.sample, train, run.ranks, run.consumed_samples, train.train_iters - run.iteration)
     watched = signals.watched(train.stop_file, is_main=run.ranks.is_main)
     bar = progress.shown(run.iteration, train.train_iters, is_main=run.ranks.is_main)
@@ -87,14 +83,12 @@ def fit(run: Run) -> None:
             if run.held_out and (last or (train.eval_interval and run.iteration % train.eval_interval == 0)):
                 validate_and_write(run)
             if saving:
-                save_checkpoint(run, last=last)
+                ending.save(run, last=last)
             else:
                 run.saver.poll()
             run.watchdog.at(Phase.METRICS, run.iteration)
             if not last and (reason := agree_to_stop()):
-                if run.drawn.steps:
-                    run.metrics.write("train", run.iteration, **row, **run.drawn.take())
-                end_early(run, reason)
+                ending.end_early(run, reason, row)
                 return
 
 
@@ -154,56 +148,14 @@ def write_step(run: Run, step: Step, waited: float, *, logged: bool) -> dict[str
     return row
 
 
-def validate_and_write(run: Run) -> None:
-    from megatron_ipt.training.validation import validate
-
-    run.watchdog.free()
-    for held_out in run.held_out:
-        run.metrics.write("validation", run.iteration, **asdict(validate(run.chunks, held_out, run.train, run.ranks)))
-
-
-def save_checkpoint(run: Run, *, last: bool) -> None:
-    run.watchdog.free()
-    card = replace(
-        run.card,
-        iteration=run.iteration,
-        consumed_samples=run.consumed_samples,
-        consumed_tokens=run.consumed_samples * run.train.seq_length,
-        spikes=run.spikes.state(),
-    )
-    run.saver.save(card, run.chunks, run.optimizer, last=last)
-    run.saved = run.iteration
-
-
-def end_early(run: Run, reason: Stop) -> None:
-    """Save what was reached and say why the run ends.
-
-    A stop file is asked for and answered: the run returns, exit code 0.  SIGTERM comes from outside: UserError, exit
-    code 1 with one line, so that no caller takes the run for a finished one (torchrun has no other code to pass on).
-    """
-    from megatron_ipt.training.signals import Stop
-
-    if run.saved != run.iteration:
-        save_checkpoint(run, last=True)
-    run.saver.finish()
-    run.metrics.write("stopped", run.iteration, reason=reason.name.lower())
-    if reason is Stop.SIGTERM:
-        reached = f"ended from outside at iteration {run.iteration} of {run.train.train_iters}"
-        raise UserError("SIGTERM", reached, "it is saved: start again to go on")
-
-
 def main(
     recipe: Annotated[Path, typer.Option(help="the recipe, a YAML file")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
 ) -> None:
     """One rank of a training run; start it with torchrun."""
-    import rich
-    from rich.logging import RichHandler
+    from megatron_ipt.training import progress
 
-    is_main = os.environ.get("RANK", "0") == "0"
-    rich.reconfigure(width=None if sys.stdout.isatty() else 120)
-    handler = RichHandler(console=rich.get_console(), show_path=False, show_level=False, log_time_format="%X")
-    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", handlers=[handler])
+    progress.log_to_console(is_main=os.environ.get("RANK", "0") == "0")
     try:
         found = load_recipe(recipe, overrides or [])
         if section(found, "train").deterministic_mode:

@@ -1,15 +1,25 @@
-"""How far training is: a bar with the time that is left, on a terminal only."""
+"""What a run shows: its log, and on a terminal a bar with the time that is left."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import rich
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Show = Callable[[int, float], None]
+
+
+def log_to_console(*, is_main: bool) -> None:
+    """The main rank's log, in lines of 120 characters where no terminal is; of other ranks errors alone."""
+    rich.reconfigure(width=None if sys.stdout.isatty() else 120)
+    handler = RichHandler(console=rich.get_console(), show_path=False, show_level=False, log_time_format="%X")
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", handlers=[handler])
 
 
 @contextmanager

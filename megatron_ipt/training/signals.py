@@ -9,6 +9,7 @@ reduction over all ranks: what any of them knows, all know after the same step.
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 
 from megatron_ipt.mcore import parallel
+
+logger = logging.getLogger(__name__)
 
 
 class Stop(IntEnum):
@@ -34,6 +37,9 @@ def watched(stop_file: Path | None, *, is_main: bool) -> Iterator[Callable[[], S
     After a SIGTERM the block leaves it ignored: torchrun sends it again to whoever ends later than the first.
     """
     noted: list[int] = []
+    if is_main and stop_file is not None and stop_file.exists():
+        told = "%s is there already: the run ends after its first step; remove it if it is an old one"
+        logger.warning(told, stop_file)
 
     def note(number: int, _: FrameType | None) -> None:
         noted.append(number)

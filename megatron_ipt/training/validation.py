@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from megatron_ipt.mcore import device
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore.parallel import Ranks
 from megatron_ipt.settings import TrainSettings
+from megatron_ipt.training.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,13 @@ class Validation:
     loss: float
     bits_per_byte: float
     tokens: int
+
+
+def validate_and_write(run: Run) -> None:
+    """A line of metrics for each held-out set; all ranks call it."""
+    run.watchdog.free()
+    for held_out in run.held_out:
+        run.metrics.write("validation", run.iteration, **asdict(validate(run.chunks, held_out, run.train, run.ranks)))
 
 
 def validate(chunks: Sequence[torch.nn.Module], held_out: HeldOut, train: TrainSettings, ranks: Ranks) -> Validation:
