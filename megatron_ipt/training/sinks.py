@@ -1,8 +1,9 @@
 """Where the lines of metrics.jsonl go besides the file: TensorBoard, Weights & Biases.  Both show what is in the file.
 
 Each number of a line is a curve over iterations, named by its kind and its place: `train/loss`, `train/skipped/spike`,
-`train/sources/domain/loss`, `validation/held_out/bits_per_byte`.  A resumed run hides the points after the iteration it
-goes on from, as the file does.
+`train/sources/domain/loss`, `validation/held_out/bits_per_byte`.  TensorBoard hides the points after the iteration that
+a run goes on from, as the file does, and all of them where it starts anew.  Weights & Biases keeps what it has: a run
+that goes on adds its points to it, and one that starts anew is another run there.
 
 A library is imported only where a setting asks for it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +41,7 @@ def asked_for(train: TrainSettings, name: str, folder: Path, resumed_from: int) 
     if train.tensorboard_dir is not None:
         found.append(TensorBoard(train.tensorboard_dir, resumed_from))
     if train.wandb_project is not None:
-        found.append(WeightsAndBiases(train.wandb_project, name, folder))
+        found.append(WeightsAndBiases(train.wandb_project, name, folder, resumed_from))
     return found
 
 
@@ -64,7 +66,7 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed_from: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_from + 1 if resumed_from else None)
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_from + 1 if resumed_from else 0)
 
     def write(self, row: Mapping[str, Any]) -> None:
         for name, value in scalars(row).items():
@@ -76,14 +78,28 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of a project, under the same name after a resume."""
+    """A run of a project: its id stands in wandb_id.txt in `folder`, so that a resumed run goes on in the same one.
 
-    def __init__(self, project: str, name: str, folder: Path) -> None:
+    The axis is `iteration`, not the library's own step, which drops what does not rise.
+    """
+
+    def __init__(self, project: str, name: str, folder: Path, resumed_from: int) -> None:
+        """UserError where the library does not start."""
         wandb = importlib.import_module("wandb")  # in no extra: who asks for it has it
-        self._run = wandb.init(project=project, id=name, name=name, resume="allow", dir=str(folder))
+        known = folder / "wandb_id.txt"
+        if not (resumed_from and known.exists()):
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.write_text(secrets.token_hex(4), encoding="utf-8")
+        run_id = known.read_text(encoding="utf-8")
+        try:
+            self._run = wandb.init(project=project, id=run_id, name=name, resume="allow", dir=str(folder))
+        except wandb.Error as error:
+            mend = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run later"
+            raise UserError("train.wandb_project", f"wandb does not start ({error})", mend) from error
+        self._run.define_metric("*", step_metric="iteration")
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._run.log(scalars(row), step=row["iteration"])
+        self._run.log({**scalars(row), "iteration": row["iteration"]})
 
     def close(self) -> None:
         self._run.finish()
