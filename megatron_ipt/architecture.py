@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
@@ -119,8 +121,10 @@ def stage_layers(num_layers: int, train: TrainSettings) -> tuple[tuple[int, ...]
             raise UserError("train.pipeline_model_parallel_layout", problem, mend)
         return tuple(tuple(layers[rank::pipeline]) for rank in range(pipeline))
     of_rank = _layers_of_ranks(num_layers, train)
+    name, chunks = "virtual_pipeline_model_parallel_size", pipeline * virtual
+    uneven = f", or {_uneven(num_layers, chunks)}" if chunks <= num_layers + 2 else ", or leave it out"
     for layers_here in of_rank:
-        _divides("virtual_pipeline_model_parallel_size", virtual, "the layers of a stage", layers_here, smallest=2)
+        _divides(name, virtual, "the layers of a stage", layers_here, _divisors(layers_here)[1:], uneven)
     return tuple((layers_here // virtual,) * virtual for layers_here in of_rank)
 
 
@@ -162,39 +166,65 @@ def even_layout(num_layers: int, chunks: int) -> str:
 
 def check_layout(architecture: Architecture, train: TrainSettings, world_size: int) -> None:
     """UserError, with what would work, for a layout that does not divide the model, the batch or the world."""
-    tensor, pipeline = train.tensor_model_parallel_size, train.pipeline_model_parallel_size
-    context = train.context_parallel_size
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
-        _divides("tensor_model_parallel_size", tensor, name, getattr(architecture, name))
-    if train.seq_length % (2 * context) and context > 1:
-        problem = f"{train.seq_length} is no multiple of 2 x context_parallel_size = {2 * context}"
-        above = -(-train.seq_length // (2 * context)) * 2 * context
-        raise UserError("train.seq_length", problem, f"use {above}, or another context_parallel_size")
-    if train.sequence_parallel:
-        part = "seq_length" if context == 1 else "a context-parallel rank's part of seq_length"
-        _divides("tensor_model_parallel_size", tensor, part, train.seq_length // context)
+    _check_tensor(architecture, train.tensor_model_parallel_size)
+    _check_sequence(train)
     stage_layers(architecture.num_layers, train)
     names = "tensor_model_parallel_size x pipeline_model_parallel_size"
-    if context > 1:
+    if train.context_parallel_size > 1:
         names += " x context_parallel_size"
-    _divides(names, train.model_parallel_size, "the world", world_size)
-    replicas = world_size // train.model_parallel_size
-    batch = train.micro_batch_size * replicas
+    needed = train.model_parallel_size
+    processes = f", or start {needed} processes (train.nproc_per_node x nodes) or a multiple of it"
+    _divides(names, needed, "the world", world_size, otherwise=processes)
     for size in train.batch_sizes.sizes:
-        if size % batch:
-            below, above = size // batch * batch, (size // batch + 1) * batch
-            raise UserError(
-                "train.global_batch_size" if size == train.global_batch_size else "train.step_batch_size_schedule",
-                f"{size} is no multiple of micro_batch_size x data-parallel size = {batch}",
-                f"use {below or above} or {above}" if below else f"use {above}",
-            )
-        if train.virtual_pipeline_model_parallel_size:
-            count = size // batch
-            _divides("pipeline_model_parallel_size", pipeline, "the micro batches of a step on a rank", count)
+        _check_batch(train, size, world_size // needed)
 
 
-def _divides(setting: str, parts: int, name: str, whole: int, smallest: int = 1, otherwise: str = "") -> None:
+def _check_tensor(architecture: Architecture, tensor: int) -> None:
+    names = ("num_attention_heads", "num_query_groups", "ffn_hidden_size")
+    sizes = [getattr(architecture, name) for name in names]
+    for name, size in zip(names, sizes, strict=True):
+        _divides("tensor_model_parallel_size", tensor, name, size, legal=_divisors(math.gcd(*sizes)))
+
+
+def _check_sequence(train: TrainSettings) -> None:
+    context, tensor = train.context_parallel_size, train.tensor_model_parallel_size
+    needs = []
+    if context > 1:
+        needs.append(("2 x context_parallel_size", 2 * context, "another context_parallel_size"))
+    if train.sequence_parallel:
+        name = "tensor_model_parallel_size" + (" x context_parallel_size" if context > 1 else "")
+        needs.append((name, tensor * context, "leave out sequence_parallel"))
+    for name, unit, other in needs:
+        if train.seq_length % unit:
+            above = -(-train.seq_length // unit) * unit
+            problem = f"{train.seq_length} is no multiple of {name} = {unit}"
+            raise UserError("train.seq_length", problem, f"use {above}, or {other}")
+
+
+def _check_batch(train: TrainSettings, size: int, replicas: int) -> None:
+    """One of the run's batch sizes: micro batches alike on all replicas, as many as the schedule takes at once."""
+    names, unit, other = "micro_batch_size x data-parallel size", train.micro_batch_size * replicas, ""
+    if train.virtual_pipeline_model_parallel_size and size % unit == 0:
+        names, unit = f"{names} x pipeline_model_parallel_size", unit * train.pipeline_model_parallel_size
+        other = ", or leave out virtual_pipeline_model_parallel_size"
+    if size % unit:
+        below, above = size // unit * unit, (size // unit + 1) * unit
+        raise UserError(
+            "train.global_batch_size" if size == train.global_batch_size else "train.step_batch_size_schedule",
+            f"{size} is no multiple of {names} = {unit}",
+            (f"use {below} or {above}" if below else f"use {above}") + other,
+        )
+
+
+def _divisors(whole: int) -> list[int]:
+    return [size for size in range(1, min(whole, 64) + 1) if whole % size == 0]
+
+
+def _divides(
+    setting: str, parts: int, name: str, whole: int, legal: Sequence[int] | None = None, otherwise: str = ""
+) -> None:
+    """UserError where `parts` does not divide `whole`; `legal` are the sizes that would do, by default its divisors."""
     if whole % parts:
-        legal = [size for size in range(smallest, min(whole, 64) + 1) if whole % size == 0]
-        problem = f"{parts} does not divide {name} ({whole})"
-        raise UserError(f"train.{setting}", problem, f"use one of {', '.join(map(str, legal))}{otherwise}")
+        sizes = ", ".join(map(str, _divisors(whole) if legal is None else legal))
+        mend = f"use one of {sizes}{otherwise}" if sizes else otherwise.removeprefix(", or ")
+        raise UserError(f"train.{setting}", f"{parts} does not divide {name} ({whole})", mend)

@@ -29,30 +29,76 @@ def test_the_vocabulary_is_padded_as_megatron_pads_it() -> None:
     assert LLAMA3_70B.parameters(padded) == 70_557_900_800
 
 
+TENSOR, PIPELINE, VIRTUAL = (f"{name}_model_parallel_size" for name in ("tensor", "pipeline", "virtual_pipeline"))
+CHUNKS = {PIPELINE: 2, VIRTUAL: 2}
+
+
 @pytest.mark.parametrize(
-    ("settings", "world", "told"),
+    ("settings", "world", "told", "cures"),
     [
-        ({"tensor_model_parallel_size": 2}, 2, "2 does not divide num_attention_heads (9); use one of 1, 3, 9"),
-        ({"pipeline_model_parallel_size": 4}, 4, "4 does not divide num_layers (30); use one of 1, 2, 3, 5, 6"),
+        ({TENSOR: 2}, 2, "2 does not divide num_attention_heads (9); use one of 1, 3", [({TENSOR: 3}, 3)]),
+        ({TENSOR: 9}, 9, "9 does not divide num_query_groups (3); use one of 1, 3", [({TENSOR: 1}, 1)]),
+        ({PIPELINE: 4}, 4, "4 does not divide num_layers (30); use one of 1, 2, 3, 5, 6", [({PIPELINE: 5}, 5)]),
         (
-            {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
+            CHUNKS,
             2,
-            "2 does not divide the layers of a stage (15); use one of 3, 5, 15",
+            "2 does not divide the layers of a stage (15); "
+            "use one of 3, 5, 15, or pipeline_model_parallel_layout: Et*7|t*8|t*8|t*7L",
+            [({**CHUNKS, VIRTUAL: 5}, 2), ({**CHUNKS, "pipeline_model_parallel_layout": "Et*7|t*8|t*8|t*7L"}, 2)],
         ),
-        ({"pipeline_model_parallel_size": 3}, 4, "3 does not divide the world (4)"),
-        ({"global_batch_size": 6}, 4, "6 is no multiple of micro_batch_size x data-parallel size = 4; use 4 or 8"),
         (
-            {"pipeline_model_parallel_size": 3, "virtual_pipeline_model_parallel_size": 2},
-            3,
-            "3 does not divide the micro batches of a step on a rank (8); use one of 1, 2, 4, 8",
+            {PIPELINE: 30, VIRTUAL: 2},
+            30,
+            "2 does not divide the layers of a stage (1); leave it out",
+            [({PIPELINE: 30}, 30)],
         ),
-        ({"tensor_model_parallel_size": 3, "sequence_parallel": True}, 3, "3 does not divide seq_length (512)"),
+        (
+            {PIPELINE: 3},
+            4,
+            "3 does not divide the world (4); use one of 1, 2, 4, or start 3 processes (train.nproc_per_node x nodes)",
+            [({PIPELINE: 2}, 4), ({PIPELINE: 3}, 3)],
+        ),
+        (
+            {"global_batch_size": 6},
+            4,
+            "6 is no multiple of micro_batch_size x data-parallel size = 4; use 4 or 8",
+            [({"global_batch_size": 4}, 4), ({"global_batch_size": 8}, 4)],
+        ),
+        (
+            {"step_batch_size_schedule": "0:6 12:8"},
+            4,
+            "train.step_batch_size_schedule: 6 is no multiple of micro_batch_size x data-parallel size = 4; use 4 or 8",
+            [({"step_batch_size_schedule": "0:4 12:8"}, 4)],
+        ),
+        (
+            {PIPELINE: 3, VIRTUAL: 2},
+            3,
+            "8 is no multiple of micro_batch_size x data-parallel size x pipeline_model_parallel_size = 3; "
+            "use 6 or 9, or leave out virtual_pipeline_model_parallel_size",
+            [({PIPELINE: 3, VIRTUAL: 2, "global_batch_size": 9}, 3), ({PIPELINE: 3}, 3)],
+        ),
+        (
+            {TENSOR: 3, "sequence_parallel": True},
+            3,
+            "512 is no multiple of tensor_model_parallel_size = 3; use 513, or leave out sequence_parallel",
+            [({TENSOR: 3, "sequence_parallel": True, "seq_length": 513}, 3), ({TENSOR: 3}, 3)],
+        ),
+        (
+            {TENSOR: 3, "sequence_parallel": True, "context_parallel_size": 2},
+            6,
+            "512 is no multiple of tensor_model_parallel_size x context_parallel_size = 6; use 516",
+            [({TENSOR: 3, "sequence_parallel": True, "context_parallel_size": 2, "seq_length": 516}, 6)],
+        ),
     ],
 )
-def test_a_layout_that_does_not_divide_says_what_would(settings: dict[str, Any], world: int, told: str) -> None:
+def test_a_layout_that_does_not_divide_says_what_would(
+    settings: dict[str, Any], world: int, told: str, cures: list[tuple[dict[str, Any], int]]
+) -> None:
     with pytest.raises(UserError) as raised:
         check_layout(SMOLLM2, train(**settings), world)
     assert told in str(raised.value)
+    for cured, processes in cures:
+        check_layout(SMOLLM2, train(**cured), processes)
 
 
 @pytest.mark.parametrize(("tensor", "pipeline", "world"), [(1, 1, 1), (3, 2, 12), (1, 30, 60), (3, 10, 60)])

@@ -103,7 +103,7 @@ def test_a_layout_says_how_many_chunks_a_rank_has() -> None:
         ),
         (
             {**BUILT["last"], "virtual_pipeline_model_parallel_size": 2},
-            "2 does not divide the layers of a stage (5)",
+            "the layers of a stage (5); use one of 5, or pipeline_model_parallel_layout: Et|t*2|t*2|tL",
         ),
         (
             {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "Et|tttL"},
