@@ -12,6 +12,7 @@ from megatron_ipt.recipe import load_recipe, section
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
 if TYPE_CHECKING:
+    from megatron_ipt.plan.batches import Batch
     from megatron_ipt.plan.layout import Gathering
 
 GIB = 2**30
@@ -48,7 +49,7 @@ def plan(
             *(stage.pipeline_rank, stage.chunks, stage.layers, stage.parameters),
             f"{stage.static_bytes:,.0f}",
             f"{stage.static_bytes / GIB:.2f}",
-            "-" if stage.activation_bytes is None else f"{stage.activation_bytes / GIB:.2f}",
+            f"{stage.activation_bytes / GIB:.2f}",
         )
         for stage in found.stages
     ]
@@ -58,18 +59,30 @@ def plan(
         "parameters, vocabulary padded": f"{found.parameters:,} ({found.padded_vocab_size:,} tokens)",
         "data-parallel size": found.data_parallel_size,
         **({"context-parallel size": train.context_parallel_size} if train.context_parallel_size > 1 else {}),
-        "micro batches a step": found.micro_batches,
-        "pipeline bubble": f"{found.bubble:.1%} of the compute time",
-        "tokens a step": found.tokens_a_step,
+        **({} if len(found.batches) > 1 else _of_a_step(found.batches[0])),
         "a checkpoint": f"{found.checkpoint_bytes:,} bytes",
         **_host_memory(found.gathering, train.nproc_per_node),
         **_host_copy(found.copied_bytes),
     }
     tables.show(f"{found.world_size} ranks", ("what", "figure"), list(facts.items()))
+    if len(found.batches) > 1:
+        of_ramp = ("from sample", "samples a step", "steps", *_of_a_step(found.batches[0]))
+        ramp = [
+            (batch.first_sample, batch.samples, batch.steps, *_of_a_step(batch).values()) for batch in found.batches
+        ]
+        tables.show("the batch, as it grows", of_ramp, ramp)
     tables.console().print(
         "static: weights, fp32 gradients, Adam's state, FP8 copies; activations: by arithmetic, at most; "
         "buffers and the libraries' own memory come on top"
     )
+
+
+def _of_a_step(batch: Batch) -> dict[str, object]:
+    return {
+        "micro batches a step": batch.micro_batches,
+        "pipeline bubble": f"{batch.bubble:.1%} of the compute time",
+        "tokens a step": batch.tokens,
+    }
 
 
 def _host_memory(gathering: Gathering | None, node: int) -> dict[str, str]:

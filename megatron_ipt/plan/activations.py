@@ -8,6 +8,14 @@ Engine keeps the inputs of matrix products in one byte, so this is above what it
 part of the tokens; under document masks or a window it keeps the gathered keys and values too, one of each a query
 head.  Not counted: embeddings, logits and buffers.
 
+What is recomputed (megatron-core's transformer_block.py and transformer_layer.py) is kept for one group of layers, or
+one layer, at a time, while its backward pass runs; of the others
+
+    full         the input of each group of layers (1 x hidden) stays
+    core_attn    the gathered keys and values go; query, key, value and output are its neighbours', and stay
+    mlp          3 x ffn go
+    layernorm    the outputs of the two norms go (2 x hidden), that of the second not where mlp has it for its input
+
 A pipeline rank keeps as many micro batches as the schedule has in flight (megatron-core's schedules.py).
 """
 
@@ -19,21 +27,37 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.settings import TrainSettings
 
 
-def layer_bytes(architecture: Architecture, train: TrainSettings) -> int:
-    """Bytes of one layer and one micro batch on a rank."""
+def layer_bytes(architecture: Architecture, train: TrainSettings, recomputed: Sequence[str] = ()) -> int:
+    """Bytes of one layer and one micro batch on a rank; `recomputed` are parts of it that it does not keep."""
+    norms = 4 - ("layernorm" in recomputed) * (1 if "mlp" in recomputed else 2)
     heads, groups = architecture.num_attention_heads, architecture.num_query_groups
-    tensor = train.tensor_model_parallel_size
-    norms = 4 * architecture.hidden_size // (tensor if train.sequence_parallel else 1)
-    attention = 2 * (heads + groups) * architecture.kv_channels
-    if (train.reset_attention_mask or architecture.window_size) and train.context_parallel_size > 1:
-        attention += 2 * heads * architecture.kv_channels * train.context_parallel_size
-    split = (attention + 3 * architecture.ffn_hidden_size) // tensor
-    tokens = train.micro_batch_size * train.seq_length // train.context_parallel_size
-    return (norms + split) * tokens * (2 if train.bf16 else 4)
+    split = 2 * (heads + groups) * architecture.kv_channels
+    gathers = (train.reset_attention_mask or architecture.window_size) and train.context_parallel_size > 1
+    if gathers and "core_attn" not in recomputed:
+        split += 2 * heads * architecture.kv_channels * train.context_parallel_size
+    if "mlp" not in recomputed:
+        split += 3 * architecture.ffn_hidden_size
+    whole = _hidden(architecture, train, norms) + split // train.tensor_model_parallel_size
+    return whole * _bytes_a_number(train)
+
+
+def chunk_bytes(architecture: Architecture, train: TrainSettings, layers: int) -> tuple[int, int]:
+    """Bytes of a chunk of `layers` layers: of each micro batch in flight, and once more where some are recomputed."""
+    whole = layer_bytes(architecture, train)
+    if train.recompute_granularity is None or not layers:
+        return layers * whole, 0
+    if train.recompute_granularity == "selective":
+        kept = layer_bytes(architecture, train, train.recompute_modules or ("core_attn",))
+        return layers * kept, whole - kept
+    count = min(train.recompute_num_layers or 1, layers)
+    entry = _hidden(architecture, train, 1) * _bytes_a_number(train)
+    if train.recompute_method == "uniform":
+        return -(-layers // count) * entry, count * whole
+    return count * entry + (layers - count) * whole, whole
 
 
 def in_flight(train: TrainSettings, pipeline_rank: int, chunks: Sequence[int], micro_batches: int) -> int:
-    """Layers x micro batches that a rank with these layers in its `chunks` keeps at the fullest moment, at most.
+    """What a rank keeps at the fullest moment, at most, if each chunk keeps `chunks` of a micro batch (bytes, layers).
 
     Exact where its chunks are alike; else the passes in flight are counted in the fullest chunks first.
     """
@@ -41,16 +65,26 @@ def in_flight(train: TrainSettings, pipeline_rank: int, chunks: Sequence[int], m
     behind = stages - pipeline_rank - 1
     warm_up = behind if len(chunks) == 1 else 2 * behind + (len(chunks) - 1) * stages
     passes, kept = min(warm_up + 1, micro_batches * len(chunks)), 0
-    for layers in sorted(chunks, reverse=True):
+    for of_chunk in sorted(chunks, reverse=True):
         here = min(passes, micro_batches)
-        kept, passes = kept + here * layers, passes - here
+        kept, passes = kept + here * of_chunk, passes - here
     return kept
 
 
 def kept_bytes(
     architecture: Architecture, train: TrainSettings, pipeline_rank: int, chunks: Sequence[int], micro_batches: int
-) -> int | None:
-    """Bytes of activations on a rank; None where the recipe recomputes some of them."""
-    if train.recompute_granularity:
-        return None
-    return in_flight(train, pipeline_rank, chunks, micro_batches) * layer_bytes(architecture, train)
+) -> int:
+    """Bytes of activations on a rank whose chunks have so many layers."""
+    found = [chunk_bytes(architecture, train, layers) for layers in chunks]
+    kept = in_flight(train, pipeline_rank, [each for each, _ in found], micro_batches)
+    return kept + max(once for _, once in found)
+
+
+def _hidden(architecture: Architecture, train: TrainSettings, times: int) -> int:
+    """Numbers of so many hidden states a token on a rank."""
+    return times * architecture.hidden_size // (train.tensor_model_parallel_size if train.sequence_parallel else 1)
+
+
+def _bytes_a_number(train: TrainSettings) -> int:
+    """Bytes of one number for each token of a micro batch on a rank."""
+    return train.micro_batch_size * train.seq_length // train.context_parallel_size * (2 if train.bf16 else 4)

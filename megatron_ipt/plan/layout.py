@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size, stage_layers
 from megatron_ipt.mcore.dry import RankModel, build_rank, check_settings
 from megatron_ipt.plan.activations import kept_bytes
+from megatron_ipt.plan.batches import Batch, batches
 from megatron_ipt.settings import ModelSettings, TrainSettings
 
 
@@ -22,7 +23,7 @@ from megatron_ipt.settings import ModelSettings, TrainSettings
 class Stage:
     """A pipeline stage: each of its tensor-parallel ranks holds `parameters` weights and `static_bytes` bytes.
 
-    `activation_bytes` come on top between forward and backward; None where the recipe recomputes.
+    `activation_bytes` come on top between forward and backward, at the largest batch of the run.
     """
 
     pipeline_rank: int
@@ -30,7 +31,7 @@ class Stage:
     layers: int
     parameters: int
     static_bytes: float
-    activation_bytes: int | None
+    activation_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,16 @@ class Gathering:
 
 @dataclass(frozen=True, slots=True)
 class LayoutPlan:
-    """A layout on `world_size` ranks.  `parameters` counts once what tensor-parallel ranks replicate."""
+    """A layout on `world_size` ranks.  `parameters` counts once what tensor-parallel ranks replicate.
+
+    `batches` are those of the run in their order, one where there is no ramp.
+    """
 
     world_size: int
     data_parallel_size: int
     padded_vocab_size: int
     parameters: int
-    micro_batches: int
-    bubble: float
-    tokens_a_step: int
+    batches: tuple[Batch, ...]
     checkpoint_bytes: int
     gathering: Gathering | None
     copied_bytes: int | None
@@ -76,17 +78,16 @@ def plan_layout(architecture: Architecture, model: ModelSettings, train: TrainSe
         [build_rank(architecture, train, vocab_size, first + shard, world_size) for shard in range(tensor)]
         for first in range(0, world_size, copies * tensor)
     ]
-    micro_batches = train.global_batch_size // (train.micro_batch_size * replicas)
-    stages = tuple(_stage(ranks, architecture, train, copies, micro_batches) for ranks in built)
+    of_run = batches(train, replicas)
+    most = max(batch.micro_batches for batch in of_run)
+    stages = tuple(_stage(ranks, architecture, train, copies, most) for ranks in built)
     parameters = sum(_counted_once(ranks) for ranks in built) - _tied_copy(architecture, vocab_size, pipeline)
     return LayoutPlan(
         world_size=world_size,
         data_parallel_size=replicas,
         padded_vocab_size=vocab_size,
         parameters=parameters,
-        micro_batches=micro_batches,
-        bubble=(pipeline - 1) / (micro_batches * (train.virtual_pipeline_model_parallel_size or 1)),
-        tokens_a_step=train.global_batch_size * train.seq_length,
+        batches=of_run,
         checkpoint_bytes=parameters * _saved_bytes(train),
         gathering=gathering([stage.parameters for stage in stages], train, world_size),
         copied_bytes=copied_bytes([stage.parameters for stage in stages], train, world_size),

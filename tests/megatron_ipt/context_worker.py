@@ -116,7 +116,7 @@ def planned() -> dict[str, Any]:
             MODEL, ModelSettings(), settings(8, context_parallel_size=size, reset_attention_mask=masks), 4
         )
         stage = found.stages[0]
-        figures = [found.data_parallel_size, found.micro_batches, found.parameters, stage.parameters]
+        figures = [found.data_parallel_size, found.batches[0].micro_batches, found.parameters, stage.parameters]
         told[f"plan {size} {masks}"] = [*figures, stage.static_bytes, stage.activation_bytes]
     return told
 

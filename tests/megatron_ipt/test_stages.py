@@ -10,8 +10,9 @@ from conftest import run_python
 from pydantic import ValidationError
 
 from data_prep.errors import UserError
-from megatron_ipt.architecture import even_layout, stage_layers
-from megatron_ipt.plan.activations import in_flight
+from megatron_ipt.architecture import Architecture, even_layout, stage_layers
+from megatron_ipt.plan.activations import chunk_bytes, in_flight, kept_bytes
+from megatron_ipt.plan.batches import batches
 from megatron_ipt.settings import TrainSettings
 from megatron_ipt.settings.layout import chunks_of
 
@@ -32,13 +33,23 @@ BUILT: dict[str, dict[str, Any]] = {
     "tables_alone": {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "E|tt|tttt|L"},
 }
 
+FULL = {"recompute_granularity": "full", "bf16": False}
+RECOMPUTED: dict[str, dict[str, Any]] = {
+    "each layer": {**FULL, "recompute_method": "uniform", "recompute_num_layers": 1},
+    "groups of 4": {**FULL, "recompute_method": "uniform", "recompute_num_layers": 4},
+    "the first 4": {**FULL, "recompute_method": "block", "recompute_num_layers": 4},
+    "the first 5": {**FULL, "recompute_method": "block", "recompute_num_layers": 5},
+    "all": {"bf16": False},
+    "mlp": {"recompute_granularity": "selective", "recompute_modules": ["mlp"], "bf16": False},
+}
+
 ASK = """
 import json, sys
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import dry
 from megatron_ipt.settings import TrainSettings
 from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout as Layout
-strings, built = json.loads(sys.argv[1])
+strings, built, kept = json.loads(sys.argv[1])
 letters = {"embedding": "E", "decoder": "t", "loss": "L"}
 def read(text):
     return ["".join(letters[kind.name] for kind in row) for row in Layout.parse_str_to_list(text)]
@@ -52,13 +63,31 @@ for name, settings in built.items():
         layers = {weight.name.split(".")[2] for weight in found.parameters if ".layers." in weight.name}
         tables = [weight.name.split(".")[0] for weight in found.parameters if ".layers." not in weight.name]
         told[name].append([found.chunks, sorted(map(int, layers)), tables])
+import torch
+from megatron_ipt.mcore import config, parallel
+from megatron_ipt.mcore import model as models
+for name, settings in kept.items():
+    train = TrainSettings(global_batch_size=2, micro_batch_size=2, seq_length=16, train_iters=1, lr=1e-3, **settings)
+    sizes = {}
+    def pack(tensor):  # what is kept twice takes room once
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+    with parallel.distributed(), parallel.model_parallel(train):
+        (chunk,) = models.build(model, config.transformer_config(model, train), train, 512)
+        weights = {weight.untyped_storage().data_ptr() for weight in chunk.parameters()}
+        tokens = torch.arange(32).view(2, 16)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            chunk.train()(tokens, tokens % 16, None, labels=tokens)
+    told[name] = sum(sizes.values())
 print(json.dumps(told))
 """
 
 
 @pytest.fixture(scope="module")
 def megatron() -> dict[str, Any]:
-    found = run_python(ASK, json.dumps([STRINGS, BUILT]))
+    found = run_python(ASK, json.dumps([STRINGS, BUILT, RECOMPUTED]))
     assert isinstance(found, dict)
     return found
 
@@ -153,6 +182,48 @@ def test_activations_of_uneven_chunks(stages: int, chunks: tuple[int, ...], rank
     """Layers x micro batches of 4, by the warm-up of megatron-core's two schedules."""
     found = in_flight(train(pipeline_model_parallel_size=stages), rank, chunks, micro_batches=4)
     assert found == expected
+
+
+def test_activations_of_recomputed_layers(megatron: dict[str, Any]) -> None:
+    """By hand, and what autograd keeps: local layers keep more of a layer than a fused one does, never less."""
+    model = Architecture(LAYERS, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
+    tokens, entry, layer = 32 * 4, 64, 4 * 64 + 2 * 12 * 8 + 3 * 176
+    by_hand = {
+        "each layer": (6 * entry, layer),
+        "groups of 4": (2 * entry, 4 * layer),
+        "the first 4": (4 * entry + 2 * layer, layer),
+        "the first 5": (5 * entry + layer, layer),
+        "all": (6 * layer, 0),
+        "mlp": (6 * (layer - 3 * 176), 3 * 176),
+    }
+    for name, settings in RECOMPUTED.items():
+        here = train(seq_length=16, micro_batch_size=2, **settings)
+        assert chunk_bytes(model, here, LAYERS) == tuple(tokens * numbers for numbers in by_hand[name]), name
+        assert kept_bytes(model, here, 0, (LAYERS,), 4) == tokens * sum(by_hand[name])
+    four = train(pipeline_model_parallel_size=4, seq_length=16, micro_batch_size=2, **RECOMPUTED["each layer"])
+    assert kept_bytes(model, four, 1, (LAYERS,), 4) == tokens * (3 * 6 * entry + layer)
+    found = {name: megatron[name] for name in RECOMPUTED}
+    assert found["each layer"] - found["groups of 4"] == tokens * 4 * entry
+    of_a_layer = found["the first 4"] - found["the first 5"] + tokens * entry
+    assert of_a_layer >= tokens * layer
+    assert found["all"] - found["the first 5"] >= tokens * 5 * (layer - entry)
+    assert tokens * 6 * 3 * 176 <= found["all"] - found["mlp"] < 6 * of_a_layer
+
+
+def test_a_plan_tells_each_batch_of_a_ramp() -> None:
+    """Ten steps: three of 8 from sample 0, two of 16 from 24, since 20 is passed by, and five of 32."""
+    ramp = {"step_batch_size_schedule": "0:8 20:16 50:32", "global_batch_size": 32, "train_iters": 10}
+    found = batches(train(pipeline_model_parallel_size=3, micro_batch_size=2, **ramp), replicas=2)
+    assert [(batch.first_sample, batch.samples, batch.steps, batch.micro_batches) for batch in found] == [
+        (0, 8, 3, 2),
+        (20, 16, 2, 4),
+        (50, 32, 5, 8),
+    ]
+    assert [(batch.bubble, batch.tokens) for batch in found] == [(1.0, 4096), (0.5, 8192), (0.25, 16384)]
+    (alone,) = batches(train(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2), replicas=1)
+    assert (alone.steps, alone.micro_batches, alone.bubble) == (1, 8, 1 / 16)
+    short = batches(train(**{**ramp, "train_iters": 2}), replicas=1)
+    assert [batch.steps for batch in short] == [2, 0, 0]
 
 
 @pytest.mark.parametrize(("layers", "chunks"), [(6, 2), (30, 4), (80, 7), (2, 4)])
