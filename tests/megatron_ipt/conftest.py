@@ -101,13 +101,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> TinyRu
 
 
 @pytest.fixture(scope="session")
-def train_layouts(tiny: TinyRun) -> Callable[[int, Mapping[str, Sequence[str]]], dict[str, Any]]:
-    """Run several recipes (name -> overrides) one after another in one torchrun; name -> metrics rows or error."""
+def train_layouts(tiny: TinyRun) -> Callable[..., dict[str, Any]]:
+    """Run several recipes (name -> overrides) one after another in one torchrun; name -> metrics rows or error.
 
-    def run(processes: int, jobs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    Those of `alone` are run last, by one process.
+    """
+
+    def run(
+        processes: int, jobs: Mapping[str, Sequence[str]], alone: Mapping[str, Sequence[str]] | None = None
+    ) -> dict[str, Any]:
+        taken = [name for name in (*jobs, *(alone or {})) if (tiny.folder / name).exists()]
+        assert not taken, f"{taken} are runs of another file: they would go on, not begin"
         out = tiny.folder / f"jobs-{processes}-{abs(hash(tuple(jobs)))}.json"
-        full = {name: [f"output_dir={tiny.folder / name}", *overrides] for name, overrides in jobs.items()}
-        torchrun(processes, WORKER, tiny.recipe, out, json.dumps(full))
+        told = [
+            json.dumps({name: [f"output_dir={tiny.folder / name}", *given] for name, given in these.items()})
+            for these in (jobs, alone or {})
+        ]
+        torchrun(processes, WORKER, tiny.recipe, out, *told)
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return found
 

@@ -3,7 +3,8 @@
     torchrun loop_worker.py RECIPE OUT.json '{"name": ["train.lr=1e-3", "nan_in=3", ...], ...}'
 
 Faults: `nan_in=N` the last rank alone has a NaN among its losses in step N, `nan_from=N` in every step from N on;
-`loud_in=N` the gradient of step N is fifty times itself; `unlabelled=A-B` no label of samples [A, B) counts.
+`loud_in=N` the gradient of step N is fifty times itself; `unlabelled=A-B` no label of samples [A, B) counts;
+`doubted_in=N` the last rank alone calls step N a spike.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from recorded import run_jobs, trained
 from megatron_ipt import pretrain
 from megatron_ipt.data.stream import BlendStream, Sample
 from megatron_ipt.mcore import model as models
+from megatron_ipt.training.spikes import SpikeRule, Verdict
 
 
 def unlabelled(sample: Sample, where: str, index: int) -> Sample:
@@ -35,7 +37,8 @@ def unlabelled(sample: Sample, where: str, index: int) -> Sample:
 def faulty(faults: dict[str, str]) -> Iterator[None]:
     sample, step, sum_of_losses = BlendStream.sample, pretrain.training_step, models.sum_of_losses
     once, ever = int(faults.get("nan_in", 0)), int(faults.get("nan_from", 10**9))
-    loud = int(faults.get("loud_in", 0))
+    loud, doubted = int(faults.get("loud_in", 0)), int(faults.get("doubted_in", 0))
+    judge = SpikeRule.judge
     iteration = 0
 
     def counted_step(run: Any, loader: Any) -> Any:
@@ -50,16 +53,22 @@ def faulty(faults: dict[str, str]) -> Iterator[None]:
         here = dist.get_rank() == dist.get_world_size() - 1 and (iteration == once or iteration >= ever)
         return total * (float("nan") if here else 50.0 if iteration == loud else 1.0), count, report
 
+    def changed_judge(rule: SpikeRule, *figures: Any) -> Verdict:
+        alone = iteration == doubted and dist.get_rank() == dist.get_world_size() - 1
+        return Verdict.SPIKE if alone else judge(rule, *figures)
+
     def changed_sample(stream: BlendStream, index: int) -> Sample:
         return unlabelled(sample(stream, index), faults.get("unlabelled", "0-0"), index)
 
     BlendStream.sample = functools.update_wrapper(changed_sample, sample)  # type: ignore[method-assign]
     pretrain.training_step, models.sum_of_losses = counted_step, changed_sum
+    SpikeRule.judge = changed_judge  # type: ignore[method-assign]
     try:
         yield
     finally:
         BlendStream.sample = sample  # type: ignore[method-assign]
         pretrain.training_step, models.sum_of_losses = step, sum_of_losses
+        SpikeRule.judge = judge  # type: ignore[method-assign]
 
 
 def run(recipe: Path, overrides: list[str]) -> Any:

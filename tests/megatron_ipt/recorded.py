@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,26 +22,37 @@ def as_json(found: dict[str, Any], out: Path) -> None:
 
 
 def run_jobs(run: Callable[[Path, Any], Any], write: Callable[[dict[str, Any], Path], None] = as_json) -> None:
-    """`worker.py RECIPE OUT JOBS`: what `run` gives of each job, by name, in one process group; rank 0 writes OUT.
+    """`worker.py RECIPE OUT JOBS [ALONE]`: what `run` gives of each job, by name, in one process group; rank 0 writes OUT.
 
-    A run that is refused has its error instead.
+    A run that is refused has its error instead.  Jobs of ALONE are run by the first process, in a group of one, when the
+    others are done.
     """
     import torch.distributed as dist
 
     from megatron_ipt.mcore import parallel
 
-    logging.basicConfig(level=logging.WARNING)
-    recipe, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    found = {}
-    with parallel.distributed():
+    def results(jobs: dict[str, Any]) -> dict[str, Any]:
+        found = {}
         for name, job in jobs.items():
             gc.freeze()  # a save collects garbage: what is imported would be looked through each time, half of a run
             try:
                 found[name] = run(recipe, job)
             except UserError as error:
                 found[name] = {"error": str(error)}
-        if dist.get_rank() == 0:
-            write(found, out)
+        return found
+
+    logging.basicConfig(level=logging.WARNING)
+    recipe, out, *jobs = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.loads, sys.argv[3:])
+    with parallel.distributed():
+        found = results(jobs[0])
+        is_main = dist.get_rank() == 0
+    if not is_main:
+        return
+    if jobs[1:]:
+        os.environ.pop("RANK", None)
+        with parallel.distributed():
+            found |= results(jobs[1])
+    write(found, out)
 
 
 def trained(recipe: Path, overrides: list[str]) -> list[dict[str, Any]]:
