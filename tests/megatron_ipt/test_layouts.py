@@ -40,7 +40,13 @@ BF16 = ["train.bf16=true"]
 
 
 def started(tiny: TinyRun, *overrides: str) -> list[str]:
-    return [f"train.load={tiny.init}", "train.finetune=true", f"train.train_iters={STEPS}", *overrides]
+    return [
+        f"train.load={tiny.init}",
+        "train.finetune=true",
+        f"train.train_iters={STEPS}",
+        "train.eval_interval=15",
+        *overrides,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +80,7 @@ def test_a_layout_has_the_loss_of_one_process(layout: str, ran: Any) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_has_the_gradient_norm_and_validation_of_one_process(layout: str, ran: Any) -> None:
+    assert [row["iteration"] for row in ran[layout] if row["kind"] == "validation"] == [0, 15, STEPS]
     for kind, field, tolerance in (("train", "grad_norm", 2e-5), ("validation", "loss", 2e-6)):
         expected = [row[field] for row in ran["one_process"] if row["kind"] == kind]
         found = [row[field] for row in ran[layout] if row["kind"] == kind]

@@ -95,8 +95,8 @@ def ours(tiny: TinyRun, blend: Path, plain: subprocess.Popen[bytes]) -> Any:
         "left_out_resumed": [*FAULTS, saved, "train.train_iters=10"],
         "nan_again": ["nan_from=2", "train.train_iters=6"],
         "ramp": [*RAMP, "train.train_iters=6"],
-        "ramp_begun": [*RAMP, ramped, "train.train_iters=3"],
-        "ramp_resumed": [*RAMP, ramped, "train.train_iters=6"],
+        "ramp_begun": [*RAMP, ramped, "train.train_iters=3", "train.log_interval=2"],
+        "ramp_resumed": [*RAMP, ramped, "train.train_iters=6", "train.log_interval=2"],
     }
     out = tiny.folder / "loop.json"
     full = {name: [f"output_dir={tiny.folder / ('loop_' + name)}", *quick, *job] for name, job in jobs.items()}
@@ -180,9 +180,21 @@ def test_a_batch_that_grows_is_the_plain_loops_and_goes_on_in_the_middle(ours: A
     assert [row["consumed_samples"] for row in found] == np.cumsum(SIZES).tolist()
     close([row["lr"] for row in found], RATES["ramp"], 1e-12)
     close(losses(ours["ramp"]), expected["ramp"]["losses"], 1e-5)
-    begun, resumed = (steps(ours[name]) for name in ("ramp_begun", "ramp_resumed"))
-    assert [row["lr"] for row in begun + resumed] == [row["lr"] for row in found]
-    assert losses(ours["ramp_begun"]) + losses(ours["ramp_resumed"]) == losses(ours["ramp"])
+    lines = steps(ours["ramp_begun"]) + steps(ours["ramp_resumed"])
+    assert [row["iteration"] for row in lines] == [2, 3, 4, 6]  # every second, and the one that was saved
+    for row in lines:
+        same = found[row["iteration"] - 1]
+        assert [row[key] for key in ("loss", "lr", "grad_norm")] == [same[key] for key in ("loss", "lr", "grad_norm")]
+
+
+def test_a_line_counts_what_was_drawn_since_the_line_before(ours: Any) -> None:
+    found = steps(ours["ramp"])
+    before = 0
+    for row in steps(ours["ramp_begun"]) + steps(ours["ramp_resumed"]):
+        for column in ("samples", "checksums"):
+            each = [since[column] for since in found[before : row["iteration"]]]
+            assert row[column] == {name: sum(step[name] for step in each) for name in row[column]}
+        before = row["iteration"]
 
 
 def test_a_line_has_every_figure_of_its_step(ours: Any, expected: Any) -> None:
