@@ -22,10 +22,10 @@ def as_json(found: dict[str, Any], out: Path) -> None:
 
 
 def run_jobs(run: Callable[[Path, Any], Any], write: Callable[[dict[str, Any], Path], None] = as_json) -> None:
-    """`worker.py RECIPE OUT JOBS [ALONE]`: what `run` gives of each job, by name, in one process group; rank 0 writes OUT.
+    """`worker.py RECIPE OUT JOBS [ALONE]`: what `run` gives of each job, by name, in one process group, to OUT.
 
-    A run that is refused has its error instead.  Jobs of ALONE are run by the first process, in a group of one, when the
-    others are done.
+    A run that is refused has its error instead.  Jobs of ALONE are run by the first process, in a group of one, when
+    the others are done.
     """
     import torch.distributed as dist
 

@@ -74,6 +74,7 @@ def largest(a: list[float], b: list[float]) -> float:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_has_the_loss_of_one_process(layout: str, ran: Any) -> None:
     expected, found = losses(ran["one_process"]), losses(ran[layout])
+    sys.stdout.write(f"loss {largest(expected, found):.1e}\n")
     assert len(found) == STEPS
     assert largest(expected, found) <= 2e-6
 
@@ -84,6 +85,7 @@ def test_a_layout_has_the_gradient_norm_and_validation_of_one_process(layout: st
     for kind, field, tolerance in (("train", "grad_norm", 2e-5), ("validation", "loss", 2e-6)):
         expected = [row[field] for row in ran["one_process"] if row["kind"] == kind]
         found = [row[field] for row in ran[layout] if row["kind"] == kind]
+        sys.stdout.write(f"{kind} {field} {largest(expected, found):.1e}\n")
         assert largest(expected, found) <= tolerance
 
 
@@ -124,6 +126,7 @@ def test_a_layout_is_what_it_says(layout: str, ran: Any) -> None:
 @pytest.mark.parametrize("layout", IN_BF16)
 def test_a_layout_has_the_loss_of_one_process_in_bf16(layout: str, ran: Any) -> None:
     expected, found = losses(ran["one_in_bf16"]), losses(ran[f"bf16_{layout}"])
+    sys.stdout.write(f"loss {largest(expected, found):.1e}\n")
     assert len(found) == STEPS
     assert largest(expected, found) <= 2e-3
     assert largest(expected, losses(ran["one_process"])) > 2e-6  # bf16 it was
