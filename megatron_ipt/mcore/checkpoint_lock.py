@@ -47,7 +47,18 @@ def locked(folder: Path) -> IO[str]:
             problem = f"another run saves there (process {process} on {host})"
             raise UserError(folder, problem, "wait for its end, or give another output_dir or train.save")
         time.sleep(1.0)
+    if not (folder / LOCK).exists() or not os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat()):
+        file.close()  # a run that saved nothing has just removed it
+        return locked(folder)
     return file
+
+
+def give_back(file: IO[str], folder: Path) -> None:
+    """Free `folder`; one without anything in it is removed, so that a run that could not start leaves none."""
+    with file:
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def _taken(file: IO[str]) -> bool:

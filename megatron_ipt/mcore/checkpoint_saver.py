@@ -23,7 +23,7 @@ from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.checkpoint_async import Pending
 from megatron_ipt.mcore.checkpoint_folder import folder_of, not_kept, remove
-from megatron_ipt.mcore.checkpoint_lock import locked
+from megatron_ipt.mcore.checkpoint_lock import give_back, locked
 from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, RunCard
 from megatron_ipt.mcore.together import all_come
 from megatron_ipt.settings import TrainSettings
@@ -49,7 +49,7 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
     finally:
         for file in held:
-            file.close()
+            give_back(file, folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,8 @@ def test_one_run_at_a_time_saves_into_a_folder(tmp_path: Path, monkeypatch: pyte
     first.close()
     with locks.locked(saves):
         assert (saves / locks.LOCK).read_text(encoding="utf-8") == f"{socket.gethostname()} {os.getpid()}"
+    locks.give_back(locks.locked(saves), saves)
+    assert not saves.exists()
     with pytest.raises(UserError, match=r"latest: checkpoints cannot be written there \(.*; give another one"):
         (tmp_path / "latest").touch()
         locks.locked(tmp_path / "latest")
