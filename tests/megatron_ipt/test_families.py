@@ -174,6 +174,25 @@ def test_rope_is_what_transformers_makes_of_the_same_file(name: str, tmp_path: P
     assert found.rope_scaling == expected
 
 
+NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps", "vocab_size")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_a_file_is_silent_transformers_defaults_hold(family: str, tmp_path: Path) -> None:
+    content = {name: SIZES[name] for name in NEEDED} | {"num_attention_heads": 64, "hidden_size": 512}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **content}), encoding="utf-8")
+    found, theirs = read_architecture(tmp_path), AutoConfig.from_pretrained(tmp_path)
+    window = theirs.sliding_window if family == "mistral" else None
+    assert found.num_query_groups == theirs.num_key_value_heads
+    assert found.kv_channels == (getattr(theirs, "head_dim", None) or 8)
+    assert found.window_size == (None if window is None else (window - 1, 0))
+    assert found.share_embeddings_and_output_weights == theirs.tie_word_embeddings
+    assert (found.init_method_std, found.rotary_base) == (
+        theirs.initializer_range,
+        theirs.rope_parameters["rope_theta"],
+    )
+
+
 REFUSED = {
     "yarn": ({"model_type": "llama", "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn'"),
     "partly_rotated": ({"model_type": "llama", "partial_rotary_factor": 0.5}, "part of a head only is rotated"),

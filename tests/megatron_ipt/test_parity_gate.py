@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import plain_loop
 import pytest
-from conftest import TinyRun, losses
+from conftest import TinyRun, losses, torchrun
+from test_families import save
 
 WRONG = {
     "rms_epsilon": ["model.layernorm_epsilon=1e-6"],
@@ -70,3 +73,12 @@ def test_a_wrong_model_is_refused_before_step_1(fault: str, gated: Any) -> None:
     error = gated[fault]["error"]
     assert "does not compute what transformers computes" in error
     assert "\n" not in error
+
+
+@pytest.mark.long
+def test_the_gate_passes_under_a_layout_that_does_not_divide_its_page(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3}
+    save(tmp_path / "hf", {"model_type": "llama", **sizes})
+    torchrun(3, Path(__file__).with_name("gate_worker.py"), tmp_path / "hf", tmp_path / "out.json")
+    parity = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (parity["passed"], parity["tokens"]) == (True, 516)
