@@ -152,6 +152,25 @@ def test_a_tied_model_with_a_further_output_table_is_refused(tmp_path: Path) -> 
             check_unread(source, {"model.embed_tokens.weight"}, architecture)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.layers.1.self_attn.rotary_emb.inv_freq", ""),  # of old files: transformers leaves it out too
+        ("model.layers.1.self_attn.q_proj.bias", "is of no use to a model of family llama"),
+        ("model.layers.2.mlp.up_proj.weight", "is of no use to a model of 2 layers"),
+        ("lm_head.weight", "is of no use to a model of family llama"),
+    ],
+)
+def test_a_tensor_that_nobody_reads_is_told(name: str, told: str, tmp_path: Path) -> None:
+    architecture = read_architecture(written(tmp_path, OLD))
+    save_file({name: torch.ones(2)}, tmp_path / "model.safetensors")
+    source = SafetensorsDirectory(tmp_path)
+    if told:
+        with pytest.raises(UserError, match=told):
+            check_unread(source, set(), architecture)
+    check_unread(source, {name} if told else set(), architecture)
+
+
 EXPORTED = ("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json")
 
 

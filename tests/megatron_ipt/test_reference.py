@@ -41,8 +41,10 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_told(tmp_path: Path) -> 
     with_tokenizer = with_byte_tokenizer(tmp_path / "hf", tmp_path / "bytes")
     ids = reference.fixed_tokens(with_tokenizer, 257)
     assert (len(ids), int(ids.max()) < 257) == (512, True)
-    with pytest.raises(UserError, match=r"gives token .* and the model has a vocabulary of 100"):
-        reference.fixed_tokens(with_tokenizer, 100)
+    highest = int(ids.max())
+    assert len(reference.fixed_tokens(with_tokenizer, highest + 1)) == 512
+    with pytest.raises(UserError, match=f"gives token {highest}, and the model has a vocabulary of {highest}"):
+        reference.fixed_tokens(with_tokenizer, highest)
     (with_tokenizer / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="is no tokenizer"):
         reference.fixed_tokens(with_tokenizer, 257)
