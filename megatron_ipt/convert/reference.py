@@ -43,10 +43,11 @@ def fixed_tokens(directory: Path, vocab_size: int, count: int = TOKENS) -> torch
         return torch.arange(count) * 7919 % vocab_size
     text = resources.files("megatron_ipt.convert").joinpath("parity_text.txt").read_text(encoding="utf-8")
     ids = open_tokenizer(file).encode(text, add_special_tokens=False).ids
-    if not ids or max(ids) >= vocab_size:
-        problem = f"gives token {max(ids, default=None)}, and the model has a vocabulary of {vocab_size}"
+    page = (ids * -(-count // max(len(ids), 1)))[:count]
+    if not page or max(page) >= vocab_size:
+        problem = f"gives token {max(page, default=None)}, and the model has a vocabulary of {vocab_size}"
         raise UserError(file, problem, "give model and tokenizer of one kind")
-    return torch.tensor((ids * -(-count // len(ids)))[:count])
+    return torch.tensor(page)
 
 
 def open_tokenizer(file: Path) -> Any:

@@ -97,6 +97,9 @@ def test_files_are_those_of_the_library(dtype: torch.dtype, most: int, tmp_path:
     found = {name: tensor for file in files for name, tensor in load_file(file).items()}
     expected = {name: tensor.to(dtype) for group in tensors for name, tensor in group.items()}
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    if len(files) > 1:
+        index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in expected.values())
     source = SafetensorsDirectory(tmp_path)
     assert source.names() == expected.keys()
     assert torch.equal(source.slice("c", (20, 10))[5:8], expected["c"][5:8])
