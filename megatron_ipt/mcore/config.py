@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.mcore import device
+from megatron_ipt.mcore import device, fp8
 from megatron_ipt.mcore.fields import as_hinted
 from megatron_ipt.recipe import nearest_few
 from megatron_ipt.settings import ModelSettings, TrainSettings
@@ -49,6 +49,10 @@ def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallel
     config: type[Config], section: str, values: Mapping[str, Any]
 ) -> Config:
     """`config(**values)`; UserError for a field it does not have, a value its hint forbids, or its own refusal."""
+    return _made(config, section, _hinted(config, section, values))
+
+
+def _hinted(config: type[Any], section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(config)
     found = {}
     for name, value in values.items():
@@ -65,8 +69,12 @@ def checked[Config: (TransformerConfig, OptimizerConfig, DistributedDataParallel
             raise UserError(
                 f"{section}.{name}_recipe", f"null does not go with {name}: {found[name]}", f"use one of {legal}"
             )
+    return found
+
+
+def _made[Config](config: type[Config], section: str, values: Mapping[str, Any]) -> Config:
     try:
-        return config(**found)
+        return config(**values)
     except (ValueError, AssertionError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(section, f"{config.__name__} refuses the settings: {error}", "change them") from error
 
@@ -129,18 +137,28 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
     }
     own = device.config_fields(values["transformer_impl"])
     free = {**own, **_free("train.transformer_config", train.transformer_config, values)}
-    return checked(TransformerConfig, "train.transformer_config", {**values, **free})
+    found = _hinted(TransformerConfig, "train.transformer_config", {**values, **free})
+    fp8.check(train.transformer_config, train, architecture.num_layers // train.pipeline_model_parallel_size)
+    fp8.check_products(train.transformer_config, train, architecture)
+    return _made(TransformerConfig, "train.transformer_config", found)
 
 
-def check_runs_here(config: TransformerConfig) -> None:
+def check_runs_here(config: TransformerConfig, train: TrainSettings) -> None:
     """UserError for a configuration that is legal but that this machine cannot compute."""
     if config.transformer_impl == "transformer_engine":
+        if train.fp8_emulation is not None:
+            raise UserError(
+                "train.fp8_emulation",
+                "rounds in the local layers, and these are Transformer Engine's",
+                "use train.transformer_config={fp8: hybrid}, or train.transformer_impl: local",
+            )
         if not device.has_transformer_engine():
             raise UserError(
                 "train.transformer_impl",
                 "there is no transformer_engine, or no GPU, here",
                 "set it to local, or to auto",
             )
+        fp8.check_card(train.transformer_config, *device.card())
         return
     if config.recompute_granularity == "selective" and "layernorm" in (config.recompute_modules or ()):
         raise UserError(
@@ -172,6 +190,7 @@ def optimizer_config(train: TrainSettings) -> OptimizerConfig:
         "params_dtype": torch.bfloat16 if train.bf16 else torch.float32,
         "use_distributed_optimizer": train.use_distributed_optimizer,
         "overlap_param_gather": train.overlap_param_gather,
+        **fp8.optimizer_fields(train.transformer_config),
     }
     free = _free("train.optimizer_config", train.optimizer_config, values)
     return checked(OptimizerConfig, "train.optimizer_config", {**values, **free})
@@ -184,6 +203,7 @@ def ddp_config(train: TrainSettings) -> DistributedDataParallelConfig:
         "overlap_grad_reduce": train.overlap_grad_reduce,
         "overlap_param_gather": train.overlap_param_gather,
         "use_distributed_optimizer": train.use_distributed_optimizer,
+        **fp8.ddp_fields(train.transformer_config),
     }
     free = _free("train.ddp_config", train.ddp_config, values)
     # megatron-core's default grows with DP above 40, and a dp_reshardable state loads with the same buckets only

@@ -123,6 +123,11 @@ def _transformer_engine_is_installed() -> bool:
     return importlib.util.find_spec("transformer_engine") is not None
 
 
+def card() -> tuple[str, tuple[int, int]]:
+    """Name and compute capability of this process's GPU."""
+    return torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+
+
 def set_device(local_rank: int) -> None:
     """Bind this process to its GPU; nothing on a CPU."""
     torch.cuda.set_device(local_rank)

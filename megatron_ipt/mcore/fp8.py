@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from data_prep.errors import UserError
+from megatron_ipt.architecture import Architecture
 from megatron_ipt.settings import TrainSettings
 
 SECTION: Final = "train.transformer_config"
@@ -42,6 +43,12 @@ def check(transformer: Mapping[str, Any], train: TrainSettings, layers_of_a_stag
     """UserError for the first contradiction between the fields of `train.transformer_config` and the rest."""
     for field, problem, mend in contradictions(transformer, train, layers_of_a_stage):
         raise UserError(f"{SECTION}.{field}", problem, mend)
+    watched = recipe_of(transformer) or train.fp8_emulation
+    if train.fp8_shadow_interval is not None and not watched:
+        mend = "set train.transformer_config.fp8, or train.fp8_emulation on a machine without FP8"
+        raise UserError("train.fp8_shadow_interval", "there is no FP8 to watch", mend)
+    if train.fp8_emulation and recipe_of(transformer):
+        raise UserError("train.fp8_emulation", "stands in for FP8, and transformer_config.fp8 is set", "leave one out")
 
 
 def contradictions(
@@ -130,25 +137,24 @@ def check_card(transformer: Mapping[str, Any], name: str, capability: tuple[int,
     raise UserError(f"{SECTION}.fp8_recipe", f"{recipe} needs compute capability {needs}, {name} has {has}", mend)
 
 
-def check_shapes(transformer: Mapping[str, Any], tokens: int, widths: Mapping[str, int]) -> None:
-    """UserError for a matrix product that FP8 kernels do not take: tokens in eights, widths in sixteens.
-
-    `tokens`: of a micro batch on one rank.  `widths`: name -> inner or outer width of a product on one rank.
-    """
+def check_products(transformer: Mapping[str, Any], train: TrainSettings, architecture: Architecture) -> None:
+    """UserError for a matrix product that FP8 kernels do not take: tokens in eights, widths in sixteens (mxfp8: 32)."""
     recipe = recipe_of(transformer)
     if recipe is None:
         return
-    step = 32 if recipe == "mxfp8" else 16
-    if tokens % (32 if recipe == "mxfp8" else 8):
-        raise UserError(
-            f"{SECTION}.fp8",
-            f"a product of {tokens} tokens on a rank is no multiple of {32 if recipe == 'mxfp8' else 8}",
-            "change train.seq_length, train.micro_batch_size or the layout",
-        )
+    of_tokens, of_widths = (32, 32) if recipe == "mxfp8" else (8, 16)
+    tokens = train.micro_batch_size * train.seq_length // train.context_parallel_size
+    if tokens % of_tokens:
+        problem = f"a product of {tokens} tokens on a rank is no multiple of {of_tokens}"
+        raise UserError(f"{SECTION}.fp8", problem, "change train.seq_length or train.micro_batch_size")
+    ways, heads = train.tensor_model_parallel_size, architecture.num_attention_heads
+    widths = {
+        "hidden_size": architecture.hidden_size,
+        "ffn_hidden_size": architecture.ffn_hidden_size // ways,
+        "num_attention_heads x kv_channels": heads * architecture.kv_channels // ways,
+        "queries, keys and values": (heads + 2 * architecture.num_query_groups) * architecture.kv_channels // ways,
+    }
     for name, width in widths.items():
-        if width % step:
-            raise UserError(
-                f"{SECTION}.fp8",
-                f"{name} is {width} on a rank, no multiple of {step}",
-                "use a smaller train.tensor_model_parallel_size, or train in bf16",
-            )
+        if width % of_widths:
+            problem = f"{name}: {width} on a rank, no multiple of {of_widths}"
+            raise UserError(f"{SECTION}.fp8", problem, "use a smaller train.tensor_model_parallel_size, or bf16")

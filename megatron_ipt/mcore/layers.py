@@ -21,6 +21,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_ipt.mcore.attention import DotProductAttention
+from megatron_ipt.mcore.low_precision import LINEAR
 
 
 class RMSNorm(torch.nn.Module):
@@ -38,12 +39,16 @@ class RMSNorm(torch.nn.Module):
 
 
 def block_spec(
-    config: TransformerConfig, vp_stage: int | None, *, document_masks: bool = False
+    config: TransformerConfig,
+    vp_stage: int | None,
+    *,
+    document_masks: bool = False,
+    fp8_emulation: str | None = None,
 ) -> TransformerBlockSubmodules | ModuleSpec:
     """The layers that this pipeline rank (and virtual stage) builds.
 
     With `document_masks`, or a window, under context parallelism, Transformer Engine's layers have our attention in
-    them.  Norms of query and key are those of the other norms.
+    them.  Norms of query and key are those of the other norms.  `fp8_emulation`: of the local layers' products.
     """
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
     if config.transformer_impl == "transformer_engine":
@@ -59,4 +64,8 @@ def block_spec(
     attention.core_attention = DotProductAttention
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
+    if fp8_emulation is not None:
+        mlp = layer.submodules.mlp
+        mlp = mlp.keywords["submodules"] if hasattr(mlp, "keywords") else mlp.submodules
+        attention.linear_qkv, attention.linear_proj = mlp.linear_fc1, mlp.linear_fc2 = LINEAR[fp8_emulation]
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=RMSNorm)

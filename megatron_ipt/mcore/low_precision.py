@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.transformer_config import TransformerConfig
 
 FORWARD: Final = torch.float8_e4m3fn
 BACKWARD: Final = {"e4m3": torch.float8_e4m3fn, "hybrid": torch.float8_e5m2}
@@ -62,16 +63,16 @@ class _Emulated:
     def _forward_impl(self, input: torch.Tensor, weight: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         plain = super()._forward_impl  # type: ignore[misc]
         if not self.emulates:
-            return plain(input, weight, *args, **kwargs)  # type: ignore[no-any-return]
+            return plain(input, weight, *args, **kwargs)
         found = plain(_Forward.apply(input), _Forward.apply(weight), *args, **kwargs)
-        return _Backward.apply(found, self.gradient_dtype)  # type: ignore[no-any-return]
+        return _Backward.apply(found, self.gradient_dtype)
 
 
-class EmulatedColumnParallelLinear(_Emulated, ColumnParallelLinear):  # type: ignore[misc]
+class EmulatedColumnParallelLinear(_Emulated, ColumnParallelLinear):
     """Gradients in e5m2, as `fp8: hybrid` has them."""
 
 
-class EmulatedRowParallelLinear(_Emulated, RowParallelLinear):  # type: ignore[misc]
+class EmulatedRowParallelLinear(_Emulated, RowParallelLinear):
     """Gradients in e5m2."""
 
 
@@ -99,16 +100,17 @@ def full_precision(chunks: Sequence[torch.nn.Module], *, wanted: bool = True) ->
     """Within, the products of these model chunks are those of bf16 (or fp32): no FP8, emulated or real."""
     modules = [module for chunk in chunks for module in chunk.modules()] if wanted else []
     emulated = [module for module in modules if isinstance(module, _Emulated)]
-    configs = {id(module.config): module.config for module in modules if getattr(module, "config", None) is not None}
-    before = {key: config.fp8 for key, config in configs.items() if hasattr(config, "fp8")}
+    found = [getattr(module, "config", None) for module in modules]
+    configs = [config for config in found if isinstance(config, TransformerConfig)]
+    before = [config.fp8 for config in configs]
     for module in emulated:
         module.emulates = False
-    for key in before:
-        configs[key].fp8 = None
+    for config in configs:
+        config.fp8 = None
     try:
         yield
     finally:
         for module in emulated:
             module.emulates = True
-        for key, fp8 in before.items():
-            configs[key].fp8 = fp8
+        for config, fp8 in zip(configs, before, strict=True):
+            config.fp8 = fp8

@@ -79,7 +79,9 @@ def build(
         with torch.device(place) if place == "meta" else nullcontext():
             chunk = GPTModel(
                 config=config,
-                transformer_layer_spec=block_spec(config, vp_stage, document_masks=train.reset_attention_mask),
+                transformer_layer_spec=block_spec(
+                    config, vp_stage, document_masks=train.reset_attention_mask, fp8_emulation=train.fp8_emulation
+                ),
                 vocab_size=vocab_size,
                 max_sequence_length=train.seq_length,
                 pre_process=mpu.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),

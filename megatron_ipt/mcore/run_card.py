@@ -76,7 +76,8 @@ class RunCard:
     `parent` is the checkpoint it goes on from: an iter_* folder beside it, or a path elsewhere; "" of a fresh start.
     `sharding_type` is megatron-core's word for how the distributed optimizer's state lies there; "" of another
     optimizer's, WEIGHTS where there is none.
-    `spikes` is what the spike rule remembers (training/spikes.py); empty in cards of before.
+    `spikes` is what the spike rule remembers (training/spikes.py), `shadow` how far steps are taken without FP8
+    (training/shadow.py); both empty in cards of before.
     """
 
     iteration: int
@@ -93,6 +94,7 @@ class RunCard:
     layout: SavedLayout | None = None
     sharding_type: str = ""
     spikes: dict[str, Any] = field(default_factory=dict)
+    shadow: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 from megatron_ipt.settings.checkpoint import CheckpointSettings
 from megatron_ipt.settings.layout import LayoutSettings
 from megatron_ipt.settings.optimization import OptimizationSettings
+from megatron_ipt.settings.precision import PrecisionSettings
 
 
-class TrainSettings(CheckpointSettings, OptimizationSettings, LayoutSettings):
+class TrainSettings(CheckpointSettings, PrecisionSettings, OptimizationSettings, LayoutSettings):
     """ipt train: layout, batch, optimizer, schedule, checkpoints.  Names are Megatron's."""
 
     blend: Path | None = Field(None, description="blend.json of `ipt blend plan`; default: the recipe's own")
@@ -62,6 +63,7 @@ FREE_TO_CHANGE: Final = frozenset(
         *CheckpointSettings.model_fields,
         *("train_iters", "blend", "held_out", "eval_interval", "eval_iters", "log_interval"),
         *("parity_gate", "parity_precision", "load_hf"),
+        *(PrecisionSettings.model_fields.keys() - {"fp8_emulation"}),
         *("hang_seconds", "deterministic_mode", "tensorboard_dir", "wandb_project"),
     }
 )

@@ -20,6 +20,7 @@ def save(run: Run, *, last: bool) -> None:
         consumed_samples=run.consumed_samples,
         consumed_tokens=run.consumed_samples * run.train.seq_length,
         spikes=run.spikes.state(),
+        shadow=run.shadow.state(),
     )
     run.saver.save(card, run.chunks, run.optimizer, last=last)
     run.saved = run.iteration

@@ -169,6 +169,13 @@ def _parity(row: dict[str, Any], _: int) -> str:
     )
 
 
+def _shadow(row: dict[str, Any], _: int) -> str:
+    return (
+        f"iteration {row['iteration']:>6}  loss {row['loss']:.4f} with FP8, {row['full_loss']:.4f} without "
+        f"({row['difference']:+.3%})"
+    )
+
+
 def _checkpoint(row: dict[str, Any], _: int) -> str:
     return f"iteration {row['iteration']:>6}  saved {row['path']} in {row['seconds']:.1f} s"
 
@@ -186,6 +193,7 @@ _TELL = {
     "skipped": _skipped,
     "validation": _validation,
     "parity": _parity,
+    "shadow": _shadow,
     "checkpoint": _checkpoint,
     "fell_back": _fell_back,
     "stopped": _stopped,

@@ -33,6 +33,7 @@ from megatron_ipt.training.flops import Flops, flops_per_token
 from megatron_ipt.training.metrics import Drawn, Metrics
 from megatron_ipt.training.quarantine import Quarantine
 from megatron_ipt.training.schedules import Schedule
+from megatron_ipt.training.shadow import Shadow
 from megatron_ipt.training.spikes import SpikeRule
 from megatron_ipt.training.watchdog import Watchdog
 
@@ -55,6 +56,7 @@ class Run:
     optimizer: MegatronOptimizer
     schedule: Schedule
     spikes: SpikeRule
+    shadow: Shadow
     quarantine: Quarantine | None
     watchdog: Watchdog
     flops: Flops
@@ -93,7 +95,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     further = sinks.asked_for(train, recipe.name, log.parent, iteration) if ranks.is_main else []
     metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters, sinks=further)
     config = configs.transformer_config(architecture, train)
-    configs.check_runs_here(config)
+    configs.check_runs_here(config, train)
     chunks = models.build(architecture, config, train, vocab_size)
     if model.load_hf and card is None:
         if train.parity_gate:
@@ -106,6 +108,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         _load(start, None if fresh else card, wrapped, optimizer, recipe)
         starts.tell_damaged(damaged, start, iteration, metrics)
     spikes = SpikeRule(train.spike_sigma, train.spike_window, train.most_skips_in_a_row)
+    shadow = Shadow(train.fp8_shadow_interval, train.fp8_shadow_tolerance, train.fp8_fallback_iters)
     new_card = starts.make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
     return Run(
         train=train,
@@ -116,6 +119,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         optimizer=optimizer,
         schedule=Schedule(train, optimizer, consumed),
         spikes=spikes.restored({} if card is None or fresh else card.spikes),
+        shadow=shadow.restored({} if card is None or fresh else card.shadow),
         quarantine=Quarantine(log.with_name("quarantine.jsonl"), iteration) if ranks.is_main else None,
         watchdog=dog,
         flops=flops_per_token(architecture, train.seq_length),

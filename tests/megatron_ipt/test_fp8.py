@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from data_prep.errors import UserError
+from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import fp8
 from megatron_ipt.settings import TrainSettings
 
@@ -118,12 +120,35 @@ def test_without_fp8_any_card_will_do() -> None:
     fp8.check_card({}, "A", (7, 0))
 
 
-def test_products_that_fp8_kernels_do_not_take_are_named() -> None:
-    fp8.check_shapes({}, 7, {"a": 3})
-    fp8.check_shapes(HYBRID, 8, {"a": 48})
-    with pytest.raises(UserError, match="a product of 12 tokens on a rank is no multiple of 8"):
-        fp8.check_shapes(HYBRID, 12, {"a": 48})
-    with pytest.raises(UserError, match="ffn_hidden_size is 344 on a rank, no multiple of 16"):
-        fp8.check_shapes(HYBRID, 8, {"ffn_hidden_size": 344})
-    with pytest.raises(UserError, match="a is 48 on a rank, no multiple of 32"):
-        fp8.check_shapes({"fp8": "e4m3", "fp8_recipe": "mxfp8"}, 64, {"a": 48})
+@pytest.mark.parametrize(
+    ("transformer", "changed", "model", "told"),
+    [
+        (HYBRID, {"seq_length": 12}, {}, "a product of 12 tokens on a rank is no multiple of 8"),
+        (HYBRID, {"context_parallel_size": 2, "seq_length": 24}, {}, "a product of 12 tokens on a rank"),
+        (HYBRID, {"tensor_model_parallel_size": 2}, {"ffn_hidden_size": 688 // 2}, "ffn_hidden_size: 172 on a rank"),
+        (HYBRID, {}, {"kv_channels": 3}, "num_attention_heads x kv_channels: 24 on a rank, no multiple of 16"),
+        (
+            {"fp8": "e4m3", "fp8_recipe": "mxfp8"},
+            {},
+            {"ffn_hidden_size": 176},
+            "176 on a rank, no mul",
+        ),
+        (HYBRID, {}, {}, None),
+        ({}, {"seq_length": 12}, {"ffn_hidden_size": 3}, None),
+    ],
+)
+def test_products_that_fp8_kernels_do_not_take_are_named(
+    transformer: dict[str, Any], changed: dict[str, Any], model: dict[str, Any], told: str | None
+) -> None:
+    architecture = replace(Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512), **model)
+    if told is None:
+        fp8.check_products(transformer, train(**changed), architecture)
+        return
+    with pytest.raises(UserError, match=told):
+        fp8.check_products(transformer, train(**changed), architecture)
+
+
+def test_a_probe_needs_fp8_and_an_emulation_none() -> None:
+    assert "there is no FP8 to watch" in str(refused({}, train(fp8_shadow_interval=5)))
+    assert refused({}, train(fp8_shadow_interval=5, fp8_emulation="hybrid")) is None
+    assert "leave one out" in str(refused(HYBRID, train(fp8_emulation="hybrid")))
