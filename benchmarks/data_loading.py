@@ -36,7 +36,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+from random_tokens import chunks, write
 
 SOURCES, DOCUMENTS, SEQ_LENGTH, VOCABULARY = 10, 100_000, 512, 32_000
 SAMPLES = (100_000, 1_000_000, 10_000_000)
@@ -326,43 +326,7 @@ def prepare(work: Path) -> None:
     """The datasets, once."""
     for number, prefix in enumerate(prefixes(work)):
         if not prefix.with_name(f"{prefix.name}.manifest.json").exists():
-            write(prefix, number)
-
-
-def write(prefix: Path, seed: int) -> None:
-    from data_prep.indexing.writer import IndexedDatasetWriter
-    from data_prep.manifest import Manifest, TokenizerIdentity
-
-    control = {"bos_id": None, "eos_id": 2, "eod_id": 2, "prepend_bos": False, "append_eod": True}
-    with IndexedDatasetWriter(prefix, VOCABULARY) as writer:
-        for documents in chunks(seed):
-            writer.add_documents(documents)
-        bin_hashes, idx_hashes = writer.finish()
-        writer.commit()
-    Manifest(
-        tokenizer=TokenizerIdentity(fingerprint="numbers", vocab_size=VOCABULARY, **control),
-        dtype=writer.dtype,
-        documents=writer.documents,
-        tokens=writer.tokens,
-        text_bytes=4 * writer.tokens,
-        dropped={},
-        bin=bin_hashes,
-        idx=idx_hashes,
-        settings={},
-        inputs=(),
-        created_by="benchmarks/data_loading.py",
-    ).write(prefix)
-
-
-def chunks(seed: int, at_once: int = 10_000) -> Iterator[Any]:
-    from data_prep.indexing.ragged import Ragged
-
-    drawn = np.random.default_rng(seed)
-    for _ in range(DOCUMENTS // at_once):
-        bounds = np.concatenate(([0], np.cumsum(drawn.integers(125, 376, at_once))))
-        values = drawn.integers(3, VOCABULARY, bounds[-1])
-        values[bounds[1:] - 1] = 2
-        yield Ragged(values, bounds)
+            write(prefix, chunks(number, DOCUMENTS, VOCABULARY), VOCABULARY)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,8 @@ def check_continues(
             start, f"another model's checkpoint ({'; '.join(unlike)})", "use its own recipe or another save"
         )
     if blend is not None and start is not None:
+        if not card.blend_hash:
+            raise UserError(start, "holds weights alone, no place in any data", "begin with it: train.finetune=true")
         blends.check_continues(blend, card.blend_hash, card.consumed_samples, start)
 
 
@@ -217,7 +219,7 @@ def make_card(
         architecture=architecture,
         padded_vocab_size=vocab_size,
         blend_hash=blend_hash,
-        load_hf=str(model.load_hf or ""),
+        load_hf=str(model.load_hf.absolute()) if model.load_hf else "",
         versions=versions(),
         recipe=recipe.model_dump(mode="json", exclude_none=True),
     )

@@ -128,12 +128,12 @@ told["dtype_member"] = str(built.main_grads_dtype)
 for impl in ("local", "transformer_engine"):
     try:
         train = settings(transformer_config=fp8, transformer_impl=impl)
-        config.check_runs_here(config.transformer_config(model, train))
+        config.check_runs_here(config.transformer_config(model, train), train)
     except UserError as error:
         told[f"fp8 with {impl}"] = str(error)
 try:
     train = settings(recompute_granularity="selective", recompute_modules=["layernorm"], transformer_impl="local")
-    config.check_runs_here(config.transformer_config(model, train))
+    config.check_runs_here(config.transformer_config(model, train), train)
 except UserError as error:
     told["norms recomputed"] = str(error)
 print(json.dumps(told))"""
