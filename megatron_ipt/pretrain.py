@@ -13,6 +13,7 @@ Heavy imports stand inside the functions: a faulty recipe is told before they be
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -49,6 +50,7 @@ def pretrain(recipe: Recipe) -> None:
     saves = train.save or RunPaths(recipe.output_dir).checkpoints
     with device.deterministic(train.deterministic_mode), groups as ranks, only_run(saves):
         run = setup(recipe, train, ranks)
+        gc.freeze()  # a save collects garbage, and need not look through all that stands already
         try:
             fit(run)
         except Exception:

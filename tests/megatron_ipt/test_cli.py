@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyRun, environment, ipt, with_byte_tokenizer
+from conftest import TinyRun, environment, ipt, ipts, with_byte_tokenizer
 
 from data_prep.blend import plan
 from data_prep.indexing.layout import bin_path
@@ -47,9 +47,10 @@ VERBS = [
 ]
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
-def test_every_verb_has_help(verb: str) -> None:
-    assert "Usage: ipt" in ipt(*verb.split(), "--help").stdout
+def test_every_verb_has_help(tmp_path: Path) -> None:
+    assert "Usage: ipt" in ipt("--help").stdout
+    for verb, done in ipts(tmp_path, {verb: [*verb.split(), "--help"] for verb in VERBS}).items():
+        assert f"Usage: ipt {verb}" in done.stdout
 
 
 def test_help_says_units_and_defaults() -> None:
@@ -187,13 +188,16 @@ def one_step_and_refusals(
     damaged, place = damaged_blend(folder, write_dataset)
     other_tokenizer = with_byte_tokenizer(tiny.hf, folder / "hf")
     overrides = {
-        "does not compute what transformers computes": "model.num_layers=3",
-        "no such blend": "train.blend=/nowhere/blend.json",
-        "OptimizerConfig has no such field": "train.optimizer_config={beta: 1}",
-        place: f"train.blend={damaged}",
-        "was written with another tokenizer than the one in": f"model.load_hf={other_tokenizer}",
+        "does not compute what transformers computes": ["model.rotary_base=100"],
+        "is of no use to a model of 3 layers": ["model.num_layers=3"],
+        "no such blend": ["train.blend=/nowhere/blend.json"],
+        "OptimizerConfig has no such field": ["train.optimizer_config={beta: 1}"],
+        place: [f"train.blend={damaged}"],
+        "was written with another tokenizer than the one in": [f"model.load_hf={other_tokenizer}"],
     }
-    jobs = {f"refused-{number}": [override] for number, override in enumerate(overrides.values())}
+    other_rate = [f"train.save={tiny.folder}/one_step/train/checkpoints", "train.train_iters=1", "train.lr=5e-4"]
+    overrides["is the end of a run with other settings (train.lr 0.001 -> 0.0005)"] = other_rate
+    jobs = {f"refused-{number}": override for number, override in enumerate(overrides.values())}
     found = train_layouts(1, {"one_step": ["train.train_iters=1", "train.parity_gate=false"], **jobs})
     assert not list(tiny.folder.glob("refused-*/train/checkpoints"))
     return tiny.folder / "one_step", {told: found[job]["error"] for told, job in zip(overrides, jobs, strict=True)}
@@ -312,29 +316,42 @@ def datasets(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "seed": 5,
         "spans": spans,
     }
+    commands = {}
     for name, line in (("a", row), ("b", {"id": "raw", "text": "honey"})):
         text = write(folder / f"{name}.jsonl", json.dumps(line) + "\n")
-        ipt("data", "index", text, "--prefix", folder / name, "--tokenizer", hf)
+        commands[name] = ("data", "index", text, "--prefix", folder / name, "--tokenizer", hf)
+    assert [done.returncode for done in ipts(folder, commands).values()] == [0, 0]
     return folder
 
 
-def test_datasets_are_inspected_traced_merged_and_verified(datasets: Path) -> None:
+def test_datasets_are_inspected_traced_merged_and_verified(datasets: Path, tmp_path: Path) -> None:
     a, b, hf = datasets / "a", datasets / "b", datasets / "hf"
-    shown = ipt("data", "inspect", a, "--tokenizer", hf).stdout
-    assert "[/b] ␛c" in shown and "\x1b" not in shown
-    assert "[red]x<U+009B>2J<U+009D>0;t<U+202E>" in shown and not set(shown) & set("\x9b\x9d\u202e")
-    found = json.loads(ipt("data", "inspect", a, "--json").stdout)
+    commands = {
+        "inspect": ("inspect", a, "--tokenizer", hf),
+        "figures": ("inspect", a, "--json"),
+        "trace": ("trace", a, "--token", 9, "--tokenizer", hf),
+        "token": ("trace", a, "--token", 2, "--tokenizer", hf, "--json"),
+        "document": ("trace", a, "--document", 0),
+        "merge": ("merge", datasets / "m", a, b),
+        "verify": ("verify", a, b, datasets / "m", "--jobs", 2),
+        "sample": ("verify", a, "--sample", 2),
+    }
+    done = ipts(tmp_path, {name: ("data", *command) for name, command in commands.items()})
+    assert {name: (one.returncode, one.stderr) for name, one in done.items() if one.returncode} == {}
+    shown = {name: one.stdout for name, one in done.items()}
+    assert "[/b] ␛c" in shown["inspect"] and "\x1b" not in shown["inspect"]
+    assert "[red]x<U+009B>2J<U+009D>0;t<U+202E>" in shown["inspect"]
+    assert not set(shown["inspect"]) & set("\x9b\x9d\u202e")
+    found = json.loads(shown["figures"])
     assert (found["documents"], found["tokens"]) == (1, 17)
     assert found["tokens_by_class"] == {"text": 7, "question": 4, "answer": 3, "template": 2, "control": 1}
-    shown = ipt("data", "trace", a, "--token", 9, "--tokenizer", hf).stdout
-    assert "question of pair 0" in shown and "Who?" in shown and "form, length" in shown and "doc[/b]" in shown
-    token = json.loads(ipt("data", "trace", a, "--token", 2, "--tokenizer", hf, "--json").stdout)["token"]
+    assert "question of pair 0" in shown["trace"] and "Who?" in shown["trace"]
+    assert "form, length" in shown["trace"] and "doc[/b]" in shown["trace"]
+    token = json.loads(shown["token"])["token"]
     assert (token["text"], token["character"], token["exact"]) == ("b", 5, True)
-    assert "document" in ipt("data", "trace", a, "--document", 0).stdout
-    ipt("data", "merge", datasets / "m", a, b)
-    shown = ipt("data", "verify", a, b, datasets / "m", "--jobs", 2).stdout
-    assert shown.count("everything") == 3
-    assert "header, sizes and 2 blocks" in ipt("data", "verify", a, "--sample", 2).stdout
+    assert "document" in shown["document"]
+    assert shown["verify"].count("everything") == 3
+    assert "header, sizes and 2 blocks" in shown["sample"]
 
 
 def test_wrong_datasets_are_told_in_a_line(datasets: Path, tiny: TinyRun, tmp_path: Path) -> None:

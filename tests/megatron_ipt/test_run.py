@@ -127,10 +127,3 @@ def test_a_run_that_is_ended_ends_its_children_and_does_later_only_what_is_left(
     assert further["train"] == further["export"] == further["evaluate"] == further["report"] == "runs"
     rows = [json.loads(row) for row in latest.parents[1].joinpath("metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows if row["kind"] == "train"] == list(range(1, reached + 2))
-
-
-def test_other_settings_for_a_finished_run_are_refused(recipe: Path) -> None:
-    latest = recipe.parent / "run" / "train" / "checkpoints" / "latest_checkpointed_iteration.txt"
-    done = ipt("run", recipe, f"train.train_iters={latest.read_text()}", "train.lr=5e-4", check=False)
-    assert done.returncode == 1
-    assert "is the end of a run with other settings (train.lr 0.001 -> 0.0005)" in done.stderr
