@@ -145,6 +145,7 @@ def test_a_loader_that_goes_astray_is_found_by_verify(tiny: TinyRun, named: dict
     assert "fault: samples 0 to 8: 8 of" in told and "the tokens of" in told
 
 
+@pytest.mark.long  # test_resume.py has a killed run in the short set
 def test_a_run_that_was_killed_goes_on_under_another_layout(tiny: TinyRun) -> None:
     """SIGKILL in the middle of the third step: two were saved, and a third is made again in other batches."""
     save = [f"train.save={tiny.folder / 'draws/killed'}", "train.save_interval=1"]
