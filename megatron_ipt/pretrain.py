@@ -18,7 +18,6 @@ import logging
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,11 +95,9 @@ def fit(run: Run) -> None:
 
 def training_step(run: Run, loader: Loader) -> Step:
     """One global batch: forward, backward, update if the batch deserves one.  Moves the run's position."""
-    from megatron_ipt.mcore import low_precision
-    from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
+    from megatron_ipt.training.batch import forward_backward
     from megatron_ipt.training.figures import Step
-    from megatron_ipt.training.fp8_watch import watch
 
     began, iteration = time.perf_counter(), run.iteration + 1
     samples = next(run.train.batch_sizes.steps(run.consumed_samples, 1))
@@ -109,18 +106,7 @@ def training_step(run: Run, loader: Loader) -> Step:
     run.watchdog.at(Phase.FORWARD_BACKWARD, iteration)
     lr = optimizers.learning_rate(run.optimizer)
     optimizers.zero_grad(run.optimizer, run.chunks)
-    sources = len(run.stream.blend.sources)
-    with low_precision.full_precision(run.chunks, wanted=run.shadow.is_full(iteration)):
-        losses = models.run_batch(
-            run.chunks,
-            partial(run.watchdog.counted, batches),
-            run.train,
-            backward=True,
-            sources=sources,
-            global_batch_size=len(samples),
-        )
-    if run.shadow.is_due(iteration):
-        watch(run, batches, losses, len(samples))
+    losses = forward_backward(run, batches, len(samples))
     run.watchdog.at(Phase.UPDATE, iteration)
     norm = optimizers.gradient_norm(run.optimizer)
     verdict = agree(run.spikes.judge(losses.mean, losses.tokens, norm))
