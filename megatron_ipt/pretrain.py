@@ -56,6 +56,7 @@ def pretrain(recipe: Recipe) -> None:
             run.saver.rescue()
             raise
         finally:
+            gc.unfreeze()
             run.metrics.close()
 
 
