@@ -19,7 +19,7 @@ def forward_backward(run: Run, batches: Sequence[Batch], global_batch_size: int)
     """The losses of the batch of the step in hand, the same on every rank; gradients stay in the chunks' buffers."""
     iteration = run.iteration + 1
     losses = _losses(run, batches, global_batch_size, backward=True, full=run.shadow.is_full(iteration))
-    if run.shadow.is_due(iteration):
+    if run.shadow.is_due(iteration, losses.tokens):
         full = _losses(run, batches, global_batch_size, backward=False, full=True)
         _compare(run, iteration, losses.mean, full.mean)
     return losses

@@ -31,9 +31,14 @@ class Shadow:
         """Whether this step is taken without FP8."""
         return iteration <= self.full_until
 
-    def is_due(self, iteration: int) -> bool:
-        """Whether this step's batch is computed a second time; without FP8 in the step there is nothing to watch."""
-        return self.interval is not None and iteration % self.interval == 0 and not self.is_full(iteration)
+    def is_due(self, iteration: int, loss_tokens: int) -> bool:
+        """Whether this step's batch is computed a second time.
+
+        Without FP8 in the step there is nothing to watch, without a label that counts no loss to compare.
+        """
+        if self.interval is None or self.is_full(iteration):
+            return False
+        return iteration % self.interval == 0 and loss_tokens > 0
 
     def after(self, iteration: int, difference: float) -> Self:
         """`difference`: of the two losses, relative to the one without FP8; not a number counts as too large."""

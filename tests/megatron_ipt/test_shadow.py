@@ -12,8 +12,8 @@ from megatron_ipt.training.shadow import Shadow, relative
 
 def test_every_so_many_steps_are_watched() -> None:
     shadow = Shadow(interval=3)
-    assert [iteration for iteration in range(1, 10) if shadow.is_due(iteration)] == [3, 6, 9]
-    assert not any(Shadow().is_due(iteration) for iteration in range(1, 10))
+    assert [iteration for iteration in range(1, 10) if shadow.is_due(iteration, 9)] == [3, 6, 9]
+    assert not any(Shadow().is_due(iteration, 9) for iteration in range(1, 10))
 
 
 @pytest.mark.parametrize(("difference", "falls_back"), [(0.02, False), (-0.02, False), (0.021, True), (-0.021, True)])
@@ -23,7 +23,11 @@ def test_a_difference_above_the_tolerance_leaves_fp8_for_a_window(difference: fl
         [5, 6, 7] if falls_back else []
     )
     # step 6 is in the window and has no FP8 to watch, step 8 is watched again
-    assert [iteration for iteration in (6, 8) if after.is_due(iteration)] == ([8] if falls_back else [6, 8])
+    assert [iteration for iteration in (6, 8) if after.is_due(iteration, 9)] == ([8] if falls_back else [6, 8])
+
+
+def test_a_batch_without_a_label_that_counts_has_no_losses_to_compare() -> None:
+    assert Shadow(interval=1).is_due(1, 1) and not Shadow(interval=1).is_due(1, 0)
 
 
 def test_a_loss_that_is_no_number_is_a_large_difference() -> None:
