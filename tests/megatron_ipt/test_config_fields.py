@@ -95,6 +95,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"account_for_loss_in_pipeline_split": True},
         "is not supported by our layers or batches; use train.pipeline_model_parallel_layout",
     ),
+    "contradiction": (
+        "transformer_config",
+        {"fp8": "hybrid", "first_last_layers_bf16": True},
+        "first_last_layers_bf16: delayed scaling enters FP8 once for all layers; use fp8_recipe: tensorwise",
+    ),
+    "products": (
+        "transformer_config",
+        {"fp8": "e4m3", "fp8_recipe": "mxfp8"},
+        "fp8: a product of 8 tokens on a rank is no multiple of 32",
+    ),
     "set_by_us": (
         "transformer_config",
         {"pipeline_dtype": "bfloat16"},
@@ -120,6 +130,10 @@ for name, (section, fields, _) in json.loads(CASES).items():
         told[name] = str(error)
 fp8 = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
 told["legal"] = config.transformer_config(model, settings(transformer_config=fp8)).fp8_recipe
+kept = settings(transformer_config={**fp8, "fp8_param": True})
+told["follows"] = [config.optimizer_config(kept).fp8_recipe, config.ddp_config(kept).fp8_param_gather]
+plain = settings()
+told["without"] = [config.optimizer_config(plain).fp8_recipe, config.ddp_config(plain).fp8_param_gather]
 more = {"attention_backend": "flash", "fp8_margin": 1}
 built = config.transformer_config(model, settings(transformer_config=more))
 told["member"] = [type(built.attention_backend).__name__, built.attention_backend.name, built.fp8_margin]
@@ -157,6 +171,10 @@ def test_legal_values_become_members_of_their_types(told: dict[str, Any]) -> Non
     assert told["legal"] == "tensorwise"
     assert told["member"] == ["AttnBackend", "flash", 1]
     assert told["dtype_member"] == "torch.float32"
+
+
+def test_what_follows_from_fp8_reaches_the_other_configurations(told: dict[str, Any]) -> None:
+    assert (told["follows"], told["without"]) == (["tensorwise", True], [None, False])
 
 
 def test_fp8_wants_transformer_engine_and_a_gpu(told: dict[str, Any]) -> None:
