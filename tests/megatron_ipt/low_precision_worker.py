@@ -9,6 +9,7 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_ipt.mcore import dry, parallel
+from megatron_ipt.mcore.layers import block_spec
 from megatron_ipt.mcore.low_precision import LINEAR, full_precision, rounded
 from megatron_ipt.settings import TrainSettings
 
@@ -72,9 +73,21 @@ def switched(config: TransformerConfig) -> dict[str, Any]:
     return {"within": within, "unwanted": unwanted, "after": after}
 
 
+def layers(config: TransformerConfig, fp8_emulation: str | None) -> list[str]:
+    """The four linear layers of a decoder layer."""
+    layer = block_spec(config, None, fp8_emulation=fp8_emulation).layer_specs[0].submodules
+    attention, mlp = layer.self_attention.submodules, layer.mlp
+    mlp = mlp.keywords["submodules"] if hasattr(mlp, "keywords") else mlp.submodules
+    parts = (attention.linear_qkv, attention.linear_proj, mlp.linear_fc1, mlp.linear_fc2)
+    return [part.__name__ for part in parts]
+
+
 train = TrainSettings(global_batch_size=1, seq_length=8, train_iters=1, lr=1e-3, bf16=False)
 with dry.fake_group(0, 1), parallel.model_parallel(train, with_gloo=False):
     torch.manual_seed(2)
-    config = TransformerConfig(num_layers=1, hidden_size=16, num_attention_heads=2, use_cpu_initialization=True)
-    found = {"formats": formats(), "products": products(config), "switched": switched(config)}
+    config = TransformerConfig(
+        num_layers=1, hidden_size=16, num_attention_heads=2, use_cpu_initialization=True, transformer_impl="local"
+    )
+    spec = {str(fp8): layers(config, fp8) for fp8 in (None, "hybrid", "e4m3")}
+    found = {"spec": spec, "formats": formats(), "products": products(config), "switched": switched(config)}
 print(json.dumps(found))

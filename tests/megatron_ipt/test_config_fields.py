@@ -146,6 +146,11 @@ for impl in ("local", "transformer_engine"):
     except UserError as error:
         told[f"fp8 with {impl}"] = str(error)
 try:
+    train = settings(fp8_emulation="hybrid", transformer_impl="transformer_engine")
+    config.check_runs_here(config.transformer_config(model, train), train)
+except UserError as error:
+    told["emulated"] = str(error)
+try:
     train = settings(recompute_granularity="selective", recompute_modules=["layernorm"], transformer_impl="local")
     config.check_runs_here(config.transformer_config(model, train), train)
 except UserError as error:
@@ -181,6 +186,10 @@ def test_fp8_wants_transformer_engine_and_a_gpu(told: dict[str, Any]) -> None:
     assert "hybrid needs Transformer Engine's layers" in told["fp8 with local"]
     if not device.has_transformer_engine():
         assert "here is no transformer_engine, or no GPU" in told["fp8 with transformer_engine"]
+
+
+def test_fp8_is_emulated_in_the_local_layers_alone(told: dict[str, Any]) -> None:
+    assert told["emulated"].startswith("train.fp8_emulation: rounds in the local layers")
 
 
 def test_norms_are_not_computed_again_without_transformer_engine(told: dict[str, Any]) -> None:

@@ -31,5 +31,11 @@ def test_the_three_products_of_a_layer_have_rounded_operands(told: Any) -> None:
         assert max(off) < 1e-6, layer
 
 
+def test_every_matrix_of_a_layer_is_emulated(told: Any) -> None:
+    kinds = ("ColumnParallelLinear", "RowParallelLinear") * 2
+    for fp8, prefix in (("None", ""), ("hybrid", "Emulated"), ("e4m3", "E4M3")):
+        assert told["spec"][fp8] == [prefix + kind for kind in kinds]
+
+
 def test_full_precision_is_that_of_the_plain_layer_and_ends(told: Any) -> None:
     assert told["switched"] == {"within": [None, True], "unwanted": ["hybrid", True], "after": ["hybrid", True, False]}
