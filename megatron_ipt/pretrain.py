@@ -57,7 +57,7 @@ def pretrain(recipe: Recipe) -> None:
             raise
         finally:
             gc.unfreeze()
-            run.metrics.close()
+            run.close()
 
 
 def fit(run: Run) -> None:
@@ -105,6 +105,7 @@ def training_step(run: Run, loader: Loader) -> Step:
     run.watchdog.at(Phase.DATA, iteration)
     batches = next(loader)
     run.watchdog.at(Phase.FORWARD_BACKWARD, iteration)
+    run.graphs.before_step()
     lr = optimizers.learning_rate(run.optimizer)
     optimizers.zero_grad(run.optimizer, run.chunks)
     losses = forward_backward(run, batches, len(samples))

@@ -40,6 +40,11 @@ SHARED = {
     "data_prep.blend",
 }
 MEGATRON = ("megatron", "transformer_engine", "apex")
+WITHOUT_SHIM = {
+    "megatron_ipt.mcore.shim",
+    "megatron_ipt.mcore.indexed_dataset",
+    "megatron_ipt.mcore.user_buffers",  # names a type of megatron-core, no more
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -96,7 +101,7 @@ def test_only_mcore_imports_megatron_and_the_shim_comes_first(module: str, path:
     if not any(name.split(".")[0] in MEGATRON for name in [name for name, _ in imports(path)]):
         return
     assert within(module, {"megatron_ipt.mcore"}), f"{module} imports megatron"
-    if module not in ("megatron_ipt.mcore.shim", "megatron_ipt.mcore.indexed_dataset"):
+    if module not in WITHOUT_SHIM:
         first = next(index for index, name in enumerate(names) if name.split(".")[0] in MEGATRON)
         assert "megatron_ipt.mcore.shim" in names[:first], f"{module} imports megatron before the shim"
 

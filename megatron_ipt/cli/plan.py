@@ -72,7 +72,7 @@ def plan(
         ]
         tables.show("the batch, as it grows", of_ramp, ramp)
     tables.console().print(
-        "static: weights, fp32 gradients, Adam's state, FP8 copies; activations: by arithmetic, at most; "
+        "static: weights, gradients, Adam's state, FP8 copies; activations: by arithmetic, at most; "
         "buffers and the libraries' own memory come on top"
     )
 

@@ -34,6 +34,7 @@ from megatron_ipt.convert.reference import (
 )
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
+from megatron_ipt.mcore.plain import plain
 from megatron_ipt.settings import TrainSettings
 
 LIMITS: Final[dict[Precision, dict[str, float]]] = {
@@ -128,8 +129,7 @@ def gate(directory: Path, architecture: Architecture, train: TrainSettings, voca
     """
     precision = train.parity_precision
     # the run's own settings, but for number formats: what the gate passes must be what trains
-    own = {name: value for name, value in train.transformer_config.items() if not name.startswith(("fp8", "fp4"))}
-    exact = train.model_copy(update={"bf16": precision == "bfloat16", "transformer_config": own})
+    exact = plain(train).model_copy(update={"bf16": precision == "bfloat16"})
     chunks = models.build(architecture, configs.transformer_config(architecture, exact), exact, vocab_size)
     load_hf(chunks, directory, architecture)
     tokens = fixed_tokens(directory, architecture.vocab_size, count_for(train))

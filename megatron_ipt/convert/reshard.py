@@ -44,10 +44,11 @@ def reshard(checkpoint: Path, out: Path) -> Path:
     from megatron_ipt.mcore import integrity, parallel
     from megatron_ipt.mcore import model as models
     from megatron_ipt.mcore import optimizer as optimizers
+    from megatron_ipt.mcore.plain import plain
 
     integrity.verify(checkpoint)
     card = RunCard.read(checkpoint)
-    train = settings_for(card, checkpoint)
+    train = plain(settings_for(card, checkpoint))
     with parallel.model_parallel(train):
         config = configs.transformer_config(card.architecture, train)
         chunks = models.wrap(models.build(card.architecture, config, train, card.padded_vocab_size), config, train)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
+import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from pydantic import BaseModel
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.mcore import device, fp8
+from megatron_ipt.mcore import device, fp8, graph_rules, kernels, optimizer_states, user_buffers
+from megatron_ipt.mcore.contradiction import Contradiction, refuse
 from megatron_ipt.mcore.fields import as_hinted
 from megatron_ipt.recipe import nearest_few
 from megatron_ipt.settings import ModelSettings, TrainSettings
@@ -138,41 +140,38 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
     own = device.config_fields(values["transformer_impl"])
     free = {**own, **_free("train.transformer_config", train.transformer_config, values)}
     found = _hinted(TransformerConfig, "train.transformer_config", {**values, **free})
-    fp8.check(train.transformer_config, train, architecture.num_layers // train.pipeline_model_parallel_size)
+    refuse(_contradictions(train, architecture))
     fp8.check_products(train.transformer_config, train, architecture)
     return _made(TransformerConfig, "train.transformer_config", found)
 
 
+def _contradictions(train: TrainSettings, architecture: Architecture) -> Iterator[Contradiction]:
+    """Settings that are legal one by one, and cannot be together."""
+    yield from fp8.contradictions(train, architecture.num_layers // train.pipeline_model_parallel_size)
+    yield from user_buffers.contradictions(train)
+    yield from graph_rules.contradictions(train)
+    yield from kernels.contradictions(train)
+
+
 def check_runs_here(config: TransformerConfig, train: TrainSettings) -> None:
     """UserError for a configuration that is legal but that this machine cannot compute."""
-    if config.transformer_impl == "transformer_engine":
-        if train.fp8_emulation is not None:
-            raise UserError(
-                "train.fp8_emulation",
-                "rounds in the local layers, and these are Transformer Engine's",
-                "use train.transformer_config={fp8: hybrid}, or train.transformer_impl: local",
-            )
-        if not device.has_transformer_engine():
-            raise UserError(
-                "train.transformer_impl",
-                "there is no transformer_engine, or no GPU, here",
-                "set it to local, or to auto",
-            )
-        fp8.check_card(train.transformer_config, *device.card())
+    graph_rules.check_environment(train, os.environ)
+    if config.transformer_impl != "transformer_engine":
+        refuse(kernels.lacking(config, train, has_gpu=device.has_gpu(), has_engine=device.has_transformer_engine()))
         return
-    if config.recompute_granularity == "selective" and "layernorm" in (config.recompute_modules or ()):
+    if train.fp8_emulation is not None:
         raise UserError(
-            "train.recompute_modules",
-            "layernorm needs Transformer Engine's layers, and these are the local ones",
-            "leave it out, or use core_attn and mlp",
+            "train.fp8_emulation",
+            "rounds in the local layers, and these are Transformer Engine's",
+            "use train.transformer_config={fp8: hybrid}, or train.transformer_impl: local",
         )
-    for name in ("fp8", "fp4"):
-        if getattr(config, name):
-            raise UserError(
-                f"train.transformer_config.{name}",
-                f"{getattr(config, name)} needs Transformer Engine's layers, and these are the local ones",
-                "train where Transformer Engine and a GPU are, or leave it out",
-            )
+    if not device.has_transformer_engine():
+        raise UserError(
+            "train.transformer_impl",
+            "there is no transformer_engine, or no GPU, here",
+            "set it to local, or to auto",
+        )
+    fp8.check_card(train.transformer_config, *device.card())
 
 
 def optimizer_config(train: TrainSettings) -> OptimizerConfig:
@@ -193,13 +192,22 @@ def optimizer_config(train: TrainSettings) -> OptimizerConfig:
         **fp8.optimizer_fields(train.transformer_config),
     }
     free = _free("train.optimizer_config", train.optimizer_config, values)
-    return checked(OptimizerConfig, "train.optimizer_config", {**values, **free})
+    found = _hinted(OptimizerConfig, "train.optimizer_config", {**values, **free})
+    refuse(optimizer_states.contradictions(train))
+    if not optimizer_states.is_wanted(train) or device.has_transformer_engine():
+        return _made(OptimizerConfig, "train.optimizer_config", found)
+    # megatron-core looks for Transformer Engine's optimizer as it makes this; to plan with it, none is needed
+    states = {name: found.pop(name) for name in optimizer_states.FIELDS if name in found}
+    config = _made(OptimizerConfig, "train.optimizer_config", found)
+    for name, value in states.items():
+        setattr(config, name, value)
+    return config
 
 
 def ddp_config(train: TrainSettings) -> DistributedDataParallelConfig:
-    """Gradients are summed in fp32."""
+    """Gradients are summed in fp32, or in what the optimizer takes them in."""
     values: dict[str, Any] = {
-        "grad_reduce_in_fp32": True,
+        "grad_reduce_in_fp32": optimizer_states.gradient_bytes(train) == 4,
         "overlap_grad_reduce": train.overlap_grad_reduce,
         "overlap_param_gather": train.overlap_param_gather,
         "use_distributed_optimizer": train.use_distributed_optimizer,

@@ -123,9 +123,10 @@ def _transformer_engine_is_installed() -> bool:
     return importlib.util.find_spec("transformer_engine") is not None
 
 
-def card() -> tuple[str, tuple[int, int]]:
-    """Name and compute capability of this process's GPU."""
-    return torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+def card() -> tuple[str, tuple[int, int], tuple[int, int]]:
+    """Name and compute capability of this process's GPU, and the CUDA that torch was built with."""
+    major, minor = (torch.version.cuda or "0.0").split(".")[:2]
+    return torch.cuda.get_device_name(), torch.cuda.get_device_capability(), (int(major), int(minor))
 
 
 def set_device(local_rank: int) -> None:

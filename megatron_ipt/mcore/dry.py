@@ -19,6 +19,7 @@ from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore import parallel
+from megatron_ipt.mcore.plain import plain
 from megatron_ipt.settings import TrainSettings
 
 
@@ -62,7 +63,7 @@ def build_rank(
 ) -> RankModel:
     """What `rank` of `world_size` holds, built on the meta device."""
     with fake_group(rank, world_size), parallel.model_parallel(train, with_gloo=False):
-        local = train.model_copy(update={"transformer_impl": "local"})
+        local = plain(train).model_copy(update={"transformer_impl": "local"})
         config = configs.transformer_config(architecture, local)
         chunks = models.build(architecture, config, local, vocab_size, place="meta")
         found = tuple(

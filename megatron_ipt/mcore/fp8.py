@@ -12,14 +12,29 @@ from typing import Any, Final, NamedTuple
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
+from megatron_ipt.mcore.contradiction import Contradiction
 from megatron_ipt.settings import TrainSettings
 
 SECTION: Final = "train.transformer_config"
 DEFAULT_RECIPE: Final = "delayed"
 """megatron-core's own default of fp8_recipe."""
 
-CAPABILITY: Final = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
-"""Compute capability from which a GPU has what a recipe needs (Transformer Engine's own checks)."""
+
+class Card(NamedTuple):
+    """What a recipe needs: a compute capability from `at_least` on, `below` another, and a CUDA [version, revision]."""
+
+    at_least: tuple[int, int]
+    below: tuple[int, int] = (99, 0)
+    cuda: tuple[int, int] = (12, 1)
+
+
+CARDS: Final = {
+    "delayed": Card((8, 9)),
+    "tensorwise": Card((8, 9)),
+    "blockwise": Card((9, 0), cuda=(12, 9)),
+    "mxfp8": Card((10, 0), below=(12, 0)),
+}
+"""Transformer Engine's own checks (pytorch/quantization.py, 2.20)."""
 
 _DELAYED_ONLY: Final = ("fp8_margin", "fp8_interval", "fp8_amax_history_len", "fp8_amax_compute_algo")
 _NEEDS_FP8: Final = (
@@ -31,72 +46,57 @@ _NEEDS_FP8: Final = (
 )
 
 
-class Contradiction(NamedTuple):
-    """Two settings that cannot be together: which of them is named, why, and what works."""
-
-    field: str
-    problem: str
-    mend: str
-
-
-def check(transformer: Mapping[str, Any], train: TrainSettings, layers_of_a_stage: int) -> None:
-    """UserError for the first contradiction between the fields of `train.transformer_config` and the rest."""
-    for field, problem, mend in contradictions(transformer, train, layers_of_a_stage):
-        raise UserError(f"{SECTION}.{field}", problem, mend)
-    watched = recipe_of(transformer) or train.fp8_emulation
-    if train.fp8_shadow_interval is not None and not watched:
-        mend = "set train.transformer_config.fp8, or train.fp8_emulation on a machine without FP8"
-        raise UserError("train.fp8_shadow_interval", "there is no FP8 to watch", mend)
-    if train.fp8_emulation and recipe_of(transformer):
-        raise UserError("train.fp8_emulation", "stands in for FP8, and transformer_config.fp8 is set", "leave one out")
-
-
-def contradictions(
-    transformer: Mapping[str, Any], train: TrainSettings, layers_of_a_stage: int
-) -> Iterator[Contradiction]:
+def contradictions(train: TrainSettings, layers_of_a_stage: int) -> Iterator[Contradiction]:
     """All of them.  `layers_of_a_stage`: layers of the model over pipeline stages, which megatron-core counts by."""
+    transformer = train.transformer_config
     recipe = recipe_of(transformer)
     if recipe is None:
         for field in _NEEDS_FP8:
             if transformer.get(field):
-                yield Contradiction(field, "says how FP8 is used, and FP8 is off", "set fp8: hybrid beside it")
+                yield _of(field, "says how FP8 is used, and FP8 is off", "set fp8: hybrid beside it")
     else:
         yield from _with_fp8(recipe, transformer, train, layers_of_a_stage)
-    if transformer.get("tp_comm_overlap") and not train.sequence_parallel:
-        mend = "set train.sequence_parallel: true and train.tensor_model_parallel_size above 1"
-        yield Contradiction("tp_comm_overlap", "overlaps what sequence parallelism sends, and there is none", mend)
+    if train.fp8_shadow_interval is not None and not (recipe or train.fp8_emulation):
+        mend = "set train.transformer_config.fp8, or train.fp8_emulation on a machine without FP8"
+        yield Contradiction("train.fp8_shadow_interval", "there is no FP8 to watch", mend)
+    if train.fp8_emulation and recipe:
+        problem = "stands in for FP8, and transformer_config.fp8 is set"
+        yield Contradiction("train.fp8_emulation", problem, "leave one out")
+
+
+def _of(field: str, problem: str, mend: str) -> Contradiction:
+    return Contradiction(f"{SECTION}.{field}", problem, mend)
 
 
 def _with_fp8(
     recipe: str, transformer: Mapping[str, Any], train: TrainSettings, layers_of_a_stage: int
 ) -> Iterator[Contradiction]:
     if not train.bf16:
-        yield Contradiction("fp8", "stands beside bf16, and train.bf16 is false", "set train.bf16: true")
+        yield _of("fp8", "stands beside bf16, and train.bf16 is false", "set train.bf16: true")
     if transformer.get("fp8_param") and not train.use_distributed_optimizer:
-        yield Contradiction(
-            "fp8_param",
-            "weights in FP8 are made and gathered by the distributed optimizer",
-            "set train.use_distributed_optimizer: true",
-        )
+        problem = "weights in FP8 are made and gathered by the distributed optimizer"
+        yield _of("fp8_param", problem, "set train.use_distributed_optimizer: true")
     if recipe != "delayed":
         for field in _DELAYED_ONLY:
             if field in transformer:
-                yield Contradiction(field, f"is of delayed scaling, and fp8_recipe is {recipe}", "leave it out")
+                yield _of(field, f"is of delayed scaling, and fp8_recipe is {recipe}", "leave it out")
     if transformer.get("fp8_output_proj") and recipe != "mxfp8":
-        yield Contradiction("fp8_output_proj", f"needs fp8_recipe: mxfp8, and it is {recipe}", "leave it out")
+        yield _of("fp8_output_proj", f"needs fp8_recipe: mxfp8, and it is {recipe}", "leave it out")
     if recipe == "custom" and not transformer.get("fp8_quantizer_factory"):
-        yield Contradiction("fp8_recipe", "custom needs fp8_quantizer_factory", "name a function, or use tensorwise")
+        yield _of("fp8_recipe", "custom needs fp8_quantizer_factory", "name a function, or use tensorwise")
     if transformer.get("first_last_layers_bf16"):
-        if recipe == "delayed":
-            yield Contradiction(
-                "first_last_layers_bf16",
-                "delayed scaling enters FP8 once for all layers",
-                "use fp8_recipe: tensorwise (or blockwise, mxfp8), or leave it out",
-            )
-        for field in ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16"):
-            if not 0 <= transformer.get(field, 1) <= layers_of_a_stage:
-                problem = f"{transformer[field]} is not within a pipeline stage, which has {layers_of_a_stage} layers"
-                yield Contradiction(field, problem, f"use 0 to {layers_of_a_stage}")
+        yield from _layers_in_bf16(recipe, transformer, layers_of_a_stage)
+
+
+def _layers_in_bf16(recipe: str, transformer: Mapping[str, Any], layers_of_a_stage: int) -> Iterator[Contradiction]:
+    if recipe == "delayed":
+        problem = "delayed scaling enters FP8 once for all layers"
+        mend = "use fp8_recipe: tensorwise (or blockwise, mxfp8), or leave it out"
+        yield _of("first_last_layers_bf16", problem, mend)
+    for field in ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16"):
+        if not 0 <= transformer.get(field, 1) <= layers_of_a_stage:
+            problem = f"{transformer[field]} is not within a pipeline stage, which has {layers_of_a_stage} layers"
+            yield _of(field, problem, f"use 0 to {layers_of_a_stage}")
 
 
 def recipe_of(transformer: Mapping[str, Any]) -> str | None:
@@ -125,16 +125,26 @@ def _shared_buffer(recipe: str, transformer: Mapping[str, Any]) -> dict[str, Any
     return {"reuse_grad_buf_for_mxfp8_param_ag": True} if recipe == "mxfp8" and transformer.get("fp8_param") else {}
 
 
-def check_card(transformer: Mapping[str, Any], name: str, capability: tuple[int, int]) -> None:
-    """UserError where the GPU `name` lacks what the recipe needs."""
+def check_card(transformer: Mapping[str, Any], name: str, capability: tuple[int, int], cuda: tuple[int, int]) -> None:
+    """UserError where the GPU `name`, or the CUDA that torch was built with, lacks what the recipe needs."""
     recipe = recipe_of(transformer)
-    if recipe is None or recipe not in CAPABILITY or capability >= CAPABILITY[recipe]:
+    if recipe is None or recipe not in CARDS or _fits(recipe, capability, cuda):
         return
-    has = "{}.{}".format(*capability)
-    able = [other for other, needed in CAPABILITY.items() if capability >= needed]
+    able = [other for other in CARDS if _fits(other, capability, cuda)]
     mend = f"use fp8_recipe: {' or '.join(able)}" if able else "train in bf16: leave fp8 out"
-    needs = "{}.{}".format(*CAPABILITY[recipe])
-    raise UserError(f"{SECTION}.fp8_recipe", f"{recipe} needs compute capability {needs}, {name} has {has}", mend)
+    needs, (major, minor) = CARDS[recipe], capability
+    told = "needs compute capability {}.{}".format(*needs.at_least)
+    if needs.below < (99, 0):
+        told += " to below {}.{}".format(*needs.below)
+    lacks = f"{name} has {major}.{minor}"
+    if needs.at_least <= capability < needs.below:
+        told, lacks = "needs CUDA {}.{}".format(*needs.cuda), "torch is built with {}.{}".format(*cuda)
+    raise UserError(f"{SECTION}.fp8_recipe", f"{recipe} {told}, {lacks}", mend)
+
+
+def _fits(recipe: str, capability: tuple[int, int], cuda: tuple[int, int]) -> bool:
+    needs = CARDS[recipe]
+    return needs.at_least <= capability < needs.below and cuda >= needs.cuda
 
 
 def check_products(transformer: Mapping[str, Any], train: TrainSettings, architecture: Architecture) -> None:

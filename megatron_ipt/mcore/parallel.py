@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from data_prep.errors import UserError
 from megatron_ipt.mcore import device
+from megatron_ipt.mcore.graph_rules import generators
 from megatron_ipt.settings import TrainSettings
 
 FAULTS = (OSError, ValueError, RuntimeError, KeyError, AssertionError, CheckpointingException, CheckpointException)
@@ -81,7 +82,8 @@ def model_parallel(train: TrainSettings, *, with_gloo: bool = True) -> Iterator[
     )
     try:
         torch.manual_seed(train.seed)
-        tensor_parallel.model_parallel_cuda_manual_seed(train.seed, force_reset_rng=True)
+        how = generators(train, device.transformer_impl(train.transformer_impl))
+        tensor_parallel.model_parallel_cuda_manual_seed(train.seed, force_reset_rng=True, **how)
         yield Ranks(
             rank=dist.get_rank(),
             world_size=world,

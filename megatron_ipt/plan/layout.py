@@ -1,9 +1,9 @@
 """The ranks of a layout: what each builds, and the bytes that stand on it all the time.
 
-Static bytes of a parameter: the weight (2 in bf16, else 4), its gradient in fp32 (4), and Adam's state in fp32 (the
-two moments, and under bf16 the master weight: 12, else 8), the last divided by the data-parallel size times the
-context-parallel one under the distributed optimizer.  Activations, communication buffers and the libraries' own memory
-come on top.
+Static bytes of a parameter: the weight (2 in bf16, else 4), its gradient in fp32 (4, in bf16 2), and Adam's state (the
+two moments, and under bf16 the master weight: 12 in fp32, else 8; optimizer_states.py), the last divided by the
+data-parallel size times the context-parallel one under the distributed optimizer.  Activations, communication buffers
+and the libraries' own memory come on top.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size, stage_layers
 from megatron_ipt.mcore.dry import RankModel, build_rank, check_settings
+from megatron_ipt.mcore.optimizer_states import gradient_bytes, state_bytes
 from megatron_ipt.plan.activations import kept_bytes
 from megatron_ipt.plan.batches import Batch, batches
 from megatron_ipt.settings import ModelSettings, TrainSettings
@@ -101,11 +102,11 @@ def static_bytes(parameters: int, matrices: int, train: TrainSettings, copies: i
 
     `copies` is the number of ranks that hold the same weights.
     """
-    weight, state = (2, 12) if train.bf16 else (4, 8)
+    weight = 2 if train.bf16 else 4
     # with fp8_param the weight itself stands in FP8, twice: there is no other
     cached = train.transformer_config.get("fp8") and not train.transformer_config.get("fp8_param")
-    state_here = state / (copies if train.use_distributed_optimizer else 1)
-    return parameters * (weight + 4 + state_here) + (2 * matrices if cached else 0)
+    state_here = state_bytes(train) / (copies if train.use_distributed_optimizer else 1)
+    return parameters * (weight + gradient_bytes(train) + state_here) + (2 * matrices if cached else 0)
 
 
 def gathering(parameters: Sequence[int], train: TrainSettings, world_size: int) -> Gathering | None:
@@ -147,7 +148,7 @@ def copied_bytes(parameters: Sequence[int], train: TrainSettings, world_size: in
 
 
 def _saved_bytes(train: TrainSettings) -> int:
-    """Bytes that a checkpoint has of a weight; the distributed optimizer keeps masters under fp32 too."""
+    """Bytes that a checkpoint has of a weight, at most where states are short; the distributed optimizer keeps masters under fp32 too."""
     return (2 if train.bf16 else 4) + (12 if train.bf16 or train.use_distributed_optimizer else 8)
 
 

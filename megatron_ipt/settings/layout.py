@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -45,6 +46,13 @@ class LayoutSettings(Settings):
     overlap_param_gather: bool = Field(False, description="gather parameters while the forward pass runs")
     transformer_impl: Literal["auto", "local", "transformer_engine"] = Field(
         "auto", description="whose layers: Transformer Engine's, megatron-core's local ones; auto: TE where it imports"
+    )
+
+    tp_comm_overlap_cfg: Path | None = Field(
+        None, description="Megatron's YAML for transformer_config.tp_comm_overlap: how each product overlaps"
+    )
+    tp_comm_bootstrap_backend: Literal["nccl", "mpi", "gloo"] = Field(
+        "nccl", description="through which the buffers of tp_comm_overlap find each other at the start"
     )
 
     @property

@@ -17,11 +17,12 @@ from megatron_ipt.convert.parity import gate
 from megatron_ipt.data.stream import BlendStream, HeldOut
 from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import config as configs
-from megatron_ipt.mcore import integrity
+from megatron_ipt.mcore import integrity, user_buffers
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore import optimizer as optimizers
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.mcore.checkpoint_saver import Saver
+from megatron_ipt.mcore.graphs import Graphs
 from megatron_ipt.mcore.optimizer import MegatronOptimizer
 from megatron_ipt.mcore.parallel import Ranks
 from megatron_ipt.paths import RunPaths
@@ -45,7 +46,7 @@ class Run:
     """Everything a training run holds on one rank.
 
     `iteration` and `consumed_samples` are where it stands, `saved` is the iteration this process saved last;
-    `quarantine` is the main rank's.
+    `quarantine` is the main rank's; `overlaps`: buffers stand for tensor-parallel communication.
     """
 
     train: TrainSettings
@@ -63,10 +64,19 @@ class Run:
     metrics: Metrics
     card: RunCard
     saver: Saver
+    graphs: Graphs
+    overlaps: bool
     iteration: int
     consumed_samples: int
     drawn: Drawn
     saved: int = -1
+
+    def close(self) -> None:
+        """Gives back what stands outside of this process's memory, in whatever state the run is."""
+        self.graphs.close()
+        if self.overlaps:
+            user_buffers.free()
+        self.metrics.close()
 
 
 def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
@@ -96,6 +106,7 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters, sinks=further)
     config = configs.transformer_config(architecture, train)
     configs.check_runs_here(config, train)
+    overlaps = user_buffers.allocate(config, train)
     chunks = models.build(architecture, config, train, vocab_size)
     if model.load_hf and card is None:
         if train.parity_gate:
@@ -126,6 +137,8 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         metrics=metrics,
         card=new_card,
         saver=Saver(save, train, start, told=partial(metrics.write, "checkpoint")),
+        graphs=Graphs(train, wrapped, optimizer, rank=ranks.rank, replicas=ranks.data_parallel_size),
+        overlaps=overlaps,
         iteration=iteration,
         consumed_samples=consumed,
         drawn=Drawn(stream.blend),

@@ -13,6 +13,7 @@ from megatron_ipt.data.loader import indices, micro_batches
 from megatron_ipt.data.stream import HeldOut, Sample
 from megatron_ipt.mcore import device
 from megatron_ipt.mcore import model as models
+from megatron_ipt.mcore.low_precision import full_precision
 from megatron_ipt.mcore.parallel import Ranks
 from megatron_ipt.settings import TrainSettings
 from megatron_ipt.training.run import Run
@@ -29,10 +30,12 @@ class Validation:
 
 
 def validate_and_write(run: Run) -> None:
-    """A line of metrics for each held-out set; all ranks call it."""
+    """A line of metrics for each held-out set, in the precision of the next step; all ranks call it."""
     run.watchdog.free()
-    for held_out in run.held_out:
-        run.metrics.write("validation", run.iteration, **asdict(validate(run.chunks, held_out, run.train, run.ranks)))
+    with full_precision(run.chunks, wanted=run.shadow.is_full(run.iteration + 1)):
+        for held_out in run.held_out:
+            found = validate(run.chunks, held_out, run.train, run.ranks)
+            run.metrics.write("validation", run.iteration, **asdict(found))
 
 
 def validate(chunks: Sequence[torch.nn.Module], held_out: HeldOut, train: TrainSettings, ranks: Ranks) -> Validation:

@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "raises": (
         "optimizer_config",
-        {"use_precision_aware_optimizer": True},
+        {"reuse_grad_buf_for_mxfp8_param_ag": True, "overlap_param_gather_with_optimizer_step": True},
         "train.optimizer_config: OptimizerConfig refuses the settings: ",
     ),
     "owned": (
@@ -155,6 +155,20 @@ try:
     config.check_runs_here(config.transformer_config(model, train), train)
 except UserError as error:
     told["norms recomputed"] = str(error)
+short = settings(optimizer_config={"use_precision_aware_optimizer": True, "exp_avg_dtype": "bfloat16"})
+built = config.optimizer_config(short)
+told["short states"] = [built.use_precision_aware_optimizer, str(built.exp_avg_dtype), str(built.exp_avg_sq_dtype)]
+summed = settings(optimizer_config={"use_precision_aware_optimizer": True, "main_grads_dtype": "bfloat16"})
+told["gradients"] = [config.ddp_config(train).grad_reduce_in_fp32 for train in (short, summed)]
+try:
+    config.check_runs_here(config.transformer_config(model, short), short)
+except UserError as error:
+    told["short states here"] = str(error)
+try:
+    lacking = settings(optimizer_config={"use_precision_aware_optimizer": True, "exp_avg_dtype": "float64"})
+    config.optimizer_config(lacking)
+except UserError as error:
+    told["no such states"] = str(error)
 print(json.dumps(told))"""
 
 
@@ -196,3 +210,10 @@ def test_norms_are_not_computed_again_without_transformer_engine(told: dict[str,
     """megatron-core 0.19.2 ends in a NameError there, in the first forward pass."""
     wanted = "recompute_modules: layernorm needs Transformer Engine's layers, and these are the local ones"
     assert wanted in told["norms recomputed"]
+
+
+def test_short_states_are_planned_without_transformer_engine_and_run_with_it_alone(told: dict[str, Any]) -> None:
+    assert told["short states"] == [True, "torch.bfloat16", "torch.float32"]
+    assert told["gradients"] == [True, False]
+    assert "the update is Transformer Engine's FusedAdam's, and there is none here" in told["short states here"]
+    assert "FusedAdam has no float64 for it; use float32, float16, bfloat16, uint8" in told["no such states"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.mcore import fp8
+from megatron_ipt.mcore.contradiction import refuse
 from megatron_ipt.settings import TrainSettings
 
+FACTS = json.loads((Path(__file__).parent / "transformer_engine_facts.json").read_text(encoding="utf-8"))
 HYBRID = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
 
 
@@ -21,7 +25,7 @@ def train(**changed: Any) -> TrainSettings:
 
 def refused(transformer: dict[str, Any], settings: TrainSettings) -> str | None:
     try:
-        fp8.check(transformer, settings, layers_of_a_stage=4)
+        refuse(fp8.contradictions(settings.model_copy(update={"transformer_config": transformer}), 4))
     except UserError as error:
         return str(error)
     return None
@@ -51,7 +55,8 @@ def refused(transformer: dict[str, Any], settings: TrainSettings) -> str | None:
             {},
             "num_layers_at_end_in_bf16: 5 is not within a pipeline stage, which has 4 layers; use 0 to 4",
         ),
-        ({"tp_comm_overlap": True}, {"tensor_model_parallel_size": 2}, "tp_comm_overlap: overlaps what sequence para"),
+        ({}, {"fp8_shadow_interval": 2}, "train.fp8_shadow_interval: there is no FP8 to watch; set train.transformer"),
+        (HYBRID, {"fp8_emulation": "hybrid"}, "train.fp8_emulation: stands in for FP8, and transformer_config.fp8 is"),
     ],
 )
 def test_what_contradicts_is_refused_with_what_works(
@@ -100,24 +105,38 @@ def test_what_follows_for_the_optimizer_and_the_gradients_is_set() -> None:
             (8, 9),
             "blockwise needs compute capability 9.0, A has 8.9; use fp8_recipe: delayed or tensorwise",
         ),
-        ("mxfp8", (9, 0), "A has 9.0; use fp8_recipe: delayed or tensorwise or blockwise"),
-        ("mxfp8", (10, 0), None),
-        ("blockwise", (9, 0), None),
-        ("delayed", (8, 9), None),
+        ("mxfp8", (9, 0), "to below 12.0, A has 9.0; use fp8_recipe: delayed or tensorwise or blockwise"),
+        ("mxfp8", (12, 0), "mxfp8 needs compute capability 10.0 to below 12.0, A has 12.0"),
     ],
 )
-def test_a_card_that_lacks_it_is_named(recipe: str, capability: tuple[int, int], told: str | None) -> None:
-    transformer = {"fp8": "hybrid", "fp8_recipe": recipe}
-    if told is None:
-        fp8.check_card(transformer, "A", capability)
-        return
+def test_a_card_that_lacks_it_is_named(recipe: str, capability: tuple[int, int], told: str) -> None:
     with pytest.raises(UserError) as error:
-        fp8.check_card(transformer, "A", capability)
+        fp8.check_card({"fp8": "hybrid", "fp8_recipe": recipe}, "A", capability, (13, 0))
     assert told in str(error.value)
 
 
+def test_a_cuda_that_lacks_it_is_named() -> None:
+    with pytest.raises(UserError) as error:
+        fp8.check_card({"fp8": "hybrid", "fp8_recipe": "blockwise"}, "A", (9, 0), (12, 8))
+    assert "blockwise needs CUDA 12.9, torch is built with 12.8; use fp8_recipe: delayed or" in str(error.value)
+
+
+@pytest.mark.parametrize("recipe", sorted(fp8.CARDS))
+def test_cards_are_those_that_transformer_engine_takes(recipe: str) -> None:
+    taken = {(tuple(card), cuda) for card, cuda in FACTS["support"][recipe]}
+    for card in [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1)]:
+        for cuda in ["12.8", "12.9", "13.0"]:
+            major, minor = map(int, cuda.split("."))
+            try:
+                fp8.check_card({"fp8": "hybrid", "fp8_recipe": recipe}, "A", card, (major, minor))
+            except UserError:
+                assert (card, cuda) not in taken, (card, cuda)
+            else:
+                assert (card, cuda) in taken, (card, cuda)
+
+
 def test_without_fp8_any_card_will_do() -> None:
-    fp8.check_card({}, "A", (7, 0))
+    fp8.check_card({}, "A", (7, 0), (11, 0))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from conftest import TinyRun, losses
 FP8 = ["train.parity_gate=false", "train.held_out=null", "train.fp8_emulation=hybrid"]
 WATCHED = [*FP8, "train.fp8_shadow_interval=1", "train.train_iters=3"]
 TP2 = ["train.tensor_model_parallel_size=2", "train.sequence_parallel=true", "train.micro_batch_size=4"]
+STILL = ["train.parity_gate=false", "train.lr=1e-30", "train.train_iters=1", "train.eval_interval=1"]
 FALLING = [*FP8, *TP2, "train.fp8_shadow_interval=2", "train.fp8_shadow_tolerance=1e-9", "train.fp8_fallback_iters=3"]
 
 
@@ -17,7 +18,9 @@ FALLING = [*FP8, *TP2, "train.fp8_shadow_interval=2", "train.fp8_shadow_toleranc
 def ran(tiny: TinyRun, train_layouts: Any) -> Any:
     jobs = {
         "fp8_off": ["train.parity_gate=false", "train.held_out=null", "train.train_iters=1"],
-        "fp8_watched": [*WATCHED, *TP2],
+        "fp8_watched": [*WATCHED, *TP2, "train.parity_gate=true"],
+        "fp8_still": [*STILL, *FP8[2:], "train.fp8_shadow_interval=1", "train.fp8_shadow_tolerance=1e-9"],
+        "fp8_still_off": STILL,
         "fp8_watched_pp2": [*WATCHED, "train.pipeline_model_parallel_size=2"],
         "fp8_falling": [*FALLING, "train.train_iters=7"],
         "fp8_first": [*FALLING, "train.train_iters=4"],
@@ -52,6 +55,19 @@ def test_a_window_is_taken_without_fp8(ran: Any) -> None:
     assert [row["full_until"] for row in shadows(ran["fp8_falling"]).values()] == [5, 9]
     assert losses(ran["fp8_falling"])[2] == shadows(ran["fp8_watched"])[3]["full_loss"]
     assert losses(ran["fp8_falling"])[2] != losses(ran["fp8_watched"])[2]
+
+
+def test_held_out_text_is_read_as_the_next_step_computes(ran: Any) -> None:
+    """With weights that stay, the window that step 1 opens is all that can change the loss."""
+    before, within = (row["loss"] for row in ran["fp8_still"] if row["kind"] == "validation")
+    off, off_after = (row["loss"] for row in ran["fp8_still_off"] if row["kind"] == "validation")
+    assert off == off_after == within
+    assert 0 < abs(before - off) < 1e-3
+
+
+def test_the_gate_looks_at_the_model_without_fp8(ran: Any) -> None:
+    (told,) = (row for row in ran["fp8_watched"] if row["kind"] == "parity")
+    assert told["passed"] and told["max_dlogit"] < 1e-4
 
 
 def test_the_window_survives_a_resume(ran: Any) -> None:

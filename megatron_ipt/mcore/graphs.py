@@ -1,0 +1,82 @@
+"""The capture of Transformer Engine's CUDA graphs in a run; what they forbid and need is in graph_rules.py."""
+
+from __future__ import annotations
+
+import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
+
+from collections.abc import Sequence
+
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.num_microbatches_calculator import (
+    init_num_microbatches_calculator,
+    unset_num_microbatches_calculator,
+)
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.transformer.cuda_graphs import TECudaGraphHelper
+
+from megatron_ipt.mcore.graph_rules import implementation
+from megatron_ipt.settings import TrainSettings
+
+
+class Graphs:
+    """Transformer Engine's graphs of one run; it has nothing to do for the other kinds.
+
+    `replicas`: data-parallel size, by which a step's micro batches are counted.
+    """
+
+    def __init__(
+        self,
+        train: TrainSettings,
+        chunks: Sequence[DistributedDataParallel],
+        optimizer: MegatronOptimizer,
+        *,
+        rank: int,
+        replicas: int,
+    ) -> None:
+        self.chunks = list(chunks)
+        self.helper: TECudaGraphHelper | None = None
+        kind = implementation(train)
+        self.counts = kind != "none"
+        if self.counts:
+            init_num_microbatches_calculator(
+                rank=rank,
+                global_batch_size=train.batch_sizes.sizes[-1],
+                micro_batch_size=train.micro_batch_size,
+                data_parallel_size=replicas,
+            )
+        if kind == "transformer_engine":
+            config = self.chunks[0].config
+            self.warm_up = config.cuda_graph_warmup_steps
+            self.helper = TECudaGraphHelper(
+                model=self.chunks,
+                config=config,
+                seq_length=train.seq_length,
+                micro_batch_size=train.micro_batch_size,
+                optimizers=[optimizer],
+            )
+
+    def before_step(self) -> None:
+        """Captures once the steps of this process were as many as the warm-up; all ranks call it.
+
+        What gathers weights by layer must not be captured: it is taken out and put before the graphs.  Gradients are
+        zero afterwards.
+        """
+        if self.helper is None or self.helper.capture_finished():
+            return
+        if self.warm_up > 0:
+            self.warm_up -= 1
+            return
+        gathering = [chunk for chunk in self.chunks if chunk.ddp_config.overlap_param_gather]
+        for chunk in gathering:
+            chunk.disable_forward_pre_hook(param_sync=False)
+        self.helper.create_cudagraphs()
+        for chunk in gathering:
+            chunk.enable_forward_pre_hook()
+        if gathering:
+            self.helper.cuda_graph_set_manual_hooks()
+
+    def close(self) -> None:
+        if self.helper is not None and self.helper.graphs_created():
+            self.helper.delete_cuda_graphs()
+        if self.counts:
+            unset_num_microbatches_calculator()

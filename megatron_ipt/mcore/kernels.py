@@ -1,0 +1,58 @@
+"""Which kernels attention and loss run through, and what of a recipe only Transformer Engine, or a GPU, can do.  Pure.
+
+`train.transformer_config.attention_backend` (auto, flash, fused, unfused) chooses within Transformer Engine, and
+`cross_entropy_loss_fusion` with `cross_entropy_fusion_impl` (te, native) how the loss is computed; of te megatron-core
+itself warns that it has been unstable.  A choice that does not apply would be passed over without a word: refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from megatron_ipt.mcore.contradiction import Contradiction
+from megatron_ipt.settings import TrainSettings
+
+SECTION: Final = "train.transformer_config"
+ELSEWHERE: Final = "train where Transformer Engine and a GPU are, or leave it out"
+
+
+def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
+    own = train.transformer_config
+    if own.get("cross_entropy_fusion_impl") and not own.get("cross_entropy_loss_fusion"):
+        problem, mend = "says how the loss is fused, and it is not", "set cross_entropy_loss_fusion: true beside it"
+        yield Contradiction(f"{SECTION}.cross_entropy_fusion_impl", problem, mend)
+    backend = own.get("attention_backend", "auto")
+    if backend == "local" and train.transformer_impl == "transformer_engine":
+        problem = "turns every attention of Transformer Engine's layers off"
+        yield Contradiction(f"{SECTION}.attention_backend", problem, "use auto, or train.transformer_impl: local")
+    if backend == "unfused" and train.context_parallel_size > 1:
+        problem = "knows no context parallelism"
+        yield Contradiction(f"{SECTION}.attention_backend", problem, "use fused or flash, or auto")
+
+
+def lacking(config: Any, train: TrainSettings, *, has_gpu: bool, has_engine: bool) -> Iterator[Contradiction]:
+    """What `config`, a TransformerConfig with the local layers, asks for and this machine has not."""
+    if config.recompute_granularity == "selective" and "layernorm" in (config.recompute_modules or ()):
+        problem = "layernorm needs Transformer Engine's layers, and these are the local ones"
+        yield Contradiction("train.recompute_modules", problem, "leave it out, or use core_attn and mlp")
+    for name in ("fp8", "fp4", "tp_comm_overlap"):
+        if getattr(config, name):
+            told = getattr(config, name) if name != "tp_comm_overlap" else "it"
+            problem = f"{told} needs Transformer Engine's layers, and these are the local ones"
+            yield Contradiction(f"{SECTION}.{name}", problem, ELSEWHERE)
+    backend = train.transformer_config.get("attention_backend", "auto")
+    if backend not in ("auto", "local"):
+        problem = f"{backend} is one of Transformer Engine's, and these layers are the local ones"
+        yield Contradiction(f"{SECTION}.attention_backend", problem, ELSEWHERE)
+    if config.cross_entropy_loss_fusion and config.cross_entropy_fusion_impl == "te" and not has_engine:
+        problem = "te is Transformer Engine's kernel, and there is none here"
+        yield Contradiction(f"{SECTION}.cross_entropy_fusion_impl", problem, "use native, or leave it out")
+    if config.cuda_graph_impl != "none" and not has_gpu:
+        yield Contradiction(f"{SECTION}.cuda_graph_impl", "there is no GPU here", "leave it out")
+    if config.cuda_graph_impl == "transformer_engine" and not has_engine:
+        problem = "there is no Transformer Engine to capture with"
+        yield Contradiction(f"{SECTION}.cuda_graph_impl", problem, "use local")
+    if train.optimizer_config.get("use_precision_aware_optimizer") and not has_engine:
+        problem = "the update is Transformer Engine's FusedAdam's, and there is none here"
+        yield Contradiction("train.optimizer_config.use_precision_aware_optimizer", problem, ELSEWHERE)
