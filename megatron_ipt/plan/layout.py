@@ -148,7 +148,7 @@ def copied_bytes(parameters: Sequence[int], train: TrainSettings, world_size: in
 
 
 def _saved_bytes(train: TrainSettings) -> int:
-    """Bytes that a checkpoint has of a weight, at most where states are short; the distributed optimizer keeps masters under fp32 too."""
+    """Bytes a checkpoint has of a weight, at most with short states; the distributed optimizer has fp32 masters too."""
     return (2 if train.bf16 else 4) + (12 if train.bf16 or train.use_distributed_optimizer else 8)
 
 
