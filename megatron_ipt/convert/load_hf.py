@@ -16,6 +16,7 @@ from megatron_ipt.convert.safetensors_directory import SafetensorsDirectory
 from megatron_ipt.convert.unread import check_unread
 from megatron_ipt.mcore import parallel
 from megatron_ipt.mcore.model import named_parameters
+from megatron_ipt.mcore.weights import fill_weight
 
 
 def load_hf(chunks: Sequence[torch.nn.Module], directory: Path, architecture: Architecture) -> None:
@@ -31,7 +32,7 @@ def load_hf(chunks: Sequence[torch.nn.Module], directory: Path, architecture: Ar
         source, read = SafetensorsDirectory(directory), set[str]()
         opened.append(source)
         for name, parameter in named_parameters(chunks):
-            parameter.copy_(read_weight(source, name, tuple(parameter.shape), architecture, rank, size))
+            fill_weight(parameter, read_weight(source, name, tuple(parameter.shape), architecture, rank, size))
             read |= {*FAMILIES[architecture.family].weights_of(name, architecture).names}
         return read
 

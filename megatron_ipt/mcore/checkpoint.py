@@ -50,6 +50,7 @@ from megatron_ipt.mcore.checkpoint_folder import (
 from megatron_ipt.mcore.model import finish_param_gather, unwrap, without_grad_buffers
 from megatron_ipt.mcore.run_card import DP_RESHARDABLE, FULLY_RESHARDABLE, WEIGHTS, RunCard, SavedLayout
 from megatron_ipt.mcore.together import together
+from megatron_ipt.mcore.weights import keep_for_masters
 
 __all__ = ["RunCard", "latest", "load", "newest_whole", "resolve", "save", "save_made"]
 
@@ -202,6 +203,8 @@ def _read_tensors(
         unlike = [name for name in found.missing_keys if not name.endswith(EXTRA_STATE)] + found.unexpected_keys
         if unlike:
             raise ValueError(f"{unlike[0]} is there or here alone")
+        for name, parameter in unwrap(chunk).named_parameters() if optimizer is None else ():
+            keep_for_masters(parameter, state[_model_key(index, chunks)][name])
     if optimizer is not None:
         with torch.no_grad():  # of fp32 weights the masters are the leaves themselves
             optimizer.load_state_dict(state["optimizer"])

@@ -112,11 +112,15 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         if train.parity_gate:
             metrics.write("parity", 0, **gate(model.load_hf, architecture, train, vocab_size).to_json())
         load_hf(chunks, model.load_hf, architecture)
+    elif start is not None and fresh:
+        checkpoints.load(start, chunks, None, verified=True)
     dog = watchdog.of_run(train.hang_seconds, launched.tell)
     wrapped = models.wrap(chunks, config, train, dog.reduces)
     optimizer = optimizers.build(train, wrapped)
     if start is not None and card is not None:
-        _load(start, None if fresh else card, wrapped, optimizer, recipe)
+        if not fresh:
+            _go_on(start, card, wrapped, optimizer, recipe)
+        logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
         starts.tell_damaged(damaged, start, iteration, metrics)
     spikes = SpikeRule(train.spike_sigma, train.spike_window, train.most_skips_in_a_row)
     shadow = Shadow(train.fp8_shadow_interval, train.fp8_shadow_tolerance, train.fp8_fallback_iters)
@@ -145,21 +149,10 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     )
 
 
-def _load(
-    start: Path,
-    card: RunCard | None,
-    chunks: Sequence[torch.nn.Module],
-    optimizer: MegatronOptimizer,
-    recipe: Recipe,
+def _go_on(
+    start: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer, recipe: Recipe
 ) -> None:
-    """The weights of `start`, and all else where the run goes on from it: `card` is None for a fresh one."""
-    train: TrainSettings = section(recipe, "train")
-    if card is None:
-        checkpoints.load(start, chunks, None, verified=True)
-        optimizer.reload_model_params()
-    else:
-        starts.check_changes(card, recipe, start)
-        with optimizers.groups_as_saved(optimizer, train, card.recipe.get("train", {})):
-            checkpoints.load(start, chunks, optimizer, verified=True)
-    iteration, consumed = (0, 0) if card is None else (card.iteration, card.consumed_samples)
-    logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
+    """The weights and the optimizer's state of `start`, into a run that goes on from it."""
+    starts.check_changes(card, recipe, start)
+    with optimizers.groups_as_saved(optimizer, section(recipe, "train"), card.recipe.get("train", {})):
+        checkpoints.load(start, chunks, optimizer, verified=True)

@@ -21,6 +21,8 @@ from typing import Any
 import megatron_ipt.mcore.shim  # noqa: F401
 
 METHODS = (
+    "megatron.core.distributed.DistributedDataParallel.disable_forward_pre_hook",
+    "megatron.core.distributed.DistributedDataParallel.enable_forward_pre_hook",
     "megatron.core.distributed.DistributedDataParallel.no_sync",
     "megatron.core.distributed.DistributedDataParallel.offload_grad_buffers",
     "megatron.core.distributed.DistributedDataParallel.restore_grad_buffers",
@@ -28,9 +30,13 @@ METHODS = (
     "megatron.core.models.common.embeddings.rotary_pos_embedding.RotaryEmbedding._apply_scaling",
     "megatron.core.models.gpt.gpt_model.GPTModel.forward",
     "megatron.core.models.gpt.gpt_model.GPTModel.sharded_state_dict",
-    "megatron.core.optimizer.MegatronOptimizer.reload_model_params",
     "megatron.core.optimizer.MegatronOptimizer.sharded_state_dict",
     "megatron.core.optimizer.MegatronOptimizer.step",
+    "megatron.core.transformer.cuda_graphs.TECudaGraphHelper.capture_finished",
+    "megatron.core.transformer.cuda_graphs.TECudaGraphHelper.create_cudagraphs",
+    "megatron.core.transformer.cuda_graphs.TECudaGraphHelper.cuda_graph_set_manual_hooks",
+    "megatron.core.transformer.cuda_graphs.TECudaGraphHelper.delete_cuda_graphs",
+    "megatron.core.transformer.cuda_graphs.TECudaGraphHelper.graphs_created",
 )
 """Methods that are called on objects, which no import shows."""
 
