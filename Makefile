@@ -1,6 +1,7 @@
 # make quickstart   the whole chain on a laptop: raw text -> report
 # make ablation     three blends of one corpus compared on a tiny model: a smoke test
 # make test         all tests but the long ones;   make test-long: those too
+# make test-engine  our settings against a real Transformer Engine, no GPU needed: ENGINE=/path/to/a/python/with/it
 # make lint         ruff and mypy;                 make format: ruff's formatter
 #
 # A CPU machine with CPython 3.12 is enough. VENV names the environment, WORKERS the test files run at once; RECIPE and
@@ -10,14 +11,15 @@
 VENV ?= .venv
 RECIPE ?= examples/quickstart/recipe.yaml
 SET ?=
+ENGINE ?=
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablation test test-long lint format clean
+.PHONY: help quickstart ablation test test-long test-engine lint format clean
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 quickstart: $(VENV)/.installed
 	$(BIN)/ipt run $(RECIPE) $(SET)
@@ -30,6 +32,9 @@ test: $(VENV)/.installed
 
 test-long: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-engine: $(VENV)/.installed
+	IPT_ENGINE_PYTHON=$(ENGINE) $(BIN)/python -m pytest tests/engine
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """What Transformer Engine says of itself, as JSON: the oracle of the tables in megatron_ipt/mcore that are about it.
 
-    python tests/megatron_ipt/engine_facts.py > tests/megatron_ipt/transformer_engine_facts.json
+    python tests/engine/engine_facts.py > tests/megatron_ipt/transformer_engine_facts.json
 
 remakes the snapshot where Transformer Engine is installed; it imports, and answers all of this, without a GPU.
 """
