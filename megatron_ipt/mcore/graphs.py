@@ -1,4 +1,4 @@
-"""The capture of Transformer Engine's CUDA graphs in a run; what they forbid and need is in graph_rules.py."""
+"""CUDA graphs in a run: when Transformer Engine's are captured, and their end; what they ask for is in graph_rules.py."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from megatron.core.num_microbatches_calculator import (
     unset_num_microbatches_calculator,
 )
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.transformer.cuda_graphs import TECudaGraphHelper
+from megatron.core.transformer.cuda_graphs import TECudaGraphHelper, delete_cuda_graphs
 
 from megatron_ipt.mcore.graph_rules import implementation
 from megatron_ipt.settings import TrainSettings
 
 
 class Graphs:
-    """Transformer Engine's graphs of one run; it has nothing to do for the other kinds.
+    """The graphs of one run.  megatron-core's own (`local`) are captured by its schedule.
 
     `replicas`: data-parallel size, by which a step's micro batches are counted.
     """
@@ -35,16 +35,15 @@ class Graphs:
     ) -> None:
         self.chunks = list(chunks)
         self.helper: TECudaGraphHelper | None = None
-        kind = implementation(train)
-        self.counts = kind != "none"
-        if self.counts:
+        self.kind = implementation(train)
+        if self.kind != "none":
             init_num_microbatches_calculator(
                 rank=rank,
                 global_batch_size=train.batch_sizes.sizes[-1],
                 micro_batch_size=train.micro_batch_size,
                 data_parallel_size=replicas,
             )
-        if kind == "transformer_engine":
+        if self.kind == "transformer_engine":
             config = self.chunks[0].config
             self.warm_up = config.cuda_graph_warmup_steps
             self.helper = TECudaGraphHelper(
@@ -76,7 +75,10 @@ class Graphs:
             self.helper.cuda_graph_set_manual_hooks()
 
     def close(self) -> None:
+        """Deletes what was captured, by either kind, so that another run of this process begins without."""
         if self.helper is not None and self.helper.graphs_created():
             self.helper.delete_cuda_graphs()
-        if self.counts:
+        if self.kind == "local":
+            delete_cuda_graphs()
+        if self.kind != "none":
             unset_num_microbatches_calculator()
