@@ -1,4 +1,4 @@
-"""CUDA graphs in a run: when Transformer Engine's are captured, and their end; what they ask for is in graph_rules.py."""
+"""CUDA graphs in a run: when Transformer Engine's are captured, and their end; what they ask for: graph_rules.py."""
 
 from __future__ import annotations
 
