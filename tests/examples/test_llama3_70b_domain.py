@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from presets import ROOT, cells, check_environment, submitted
-from torch.distributed.run import get_args_parser
+from presets import ROOT, cells, check_by_hand, check_environment, python, submitted
 
 from data_prep.settings import BlendSettings
 from megatron_ipt.recipe import load_recipe, load_settings, section
@@ -73,18 +71,6 @@ attention, mlp = submodules(layer.self_attention), submodules(layer.mlp)
 parts = [attention.linear_qkv, attention.core_attention, attention.linear_proj, mlp.linear_fc1, mlp.linear_fc2]
 print(json.dumps([len(spec.layer_specs), *(getattr(part, "__name__", str(part)) for part in parts)]))
 """
-
-
-def python(code: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def test_its_blend_is_of_the_recipes_length() -> None:
@@ -198,6 +184,16 @@ def test_the_figures_of_a_save_are_the_arithmetic() -> None:
         assert rows["gather"][column] == f"{gather:.0f} s"
         assert rows["write"][column] == rows["read"][column] == f"{checkpoint / speed:.0f} s"
         assert rows["together"][column] == f"{(gather + 2 * checkpoint / speed) / 60:.1f} min"
+    tokens = train.train_iters * train.global_batch_size * train.seq_length
+    saves = train.train_iters // train.save_interval
+    told = " ".join(README.split())
+    assert saves == 4 and f"four of the run take {saves * checkpoint / 1e12:.1f} TB" in told
+    assert f"{tokens / 64 / 1_640 / 3600:.1f} hours" in told
+    assert f"{tokens / 256 / 1_640 / 60:.0f} minutes" in told
+    assert (
+        f"{512 * 8_192 / 256:,.0f} tokens a GPU and step" in told
+        and f": {tokens / 256 / 876 / 3600:.1f} hours." in told
+    )
     slowest = gather + 2 * checkpoint / 1.4e9
     launch = (EXAMPLE / "launch.sh").read_text(encoding="utf-8")
     assert f"{slowest:,.0f} s at 1.4 GB/s" in launch
@@ -267,9 +263,7 @@ def test_the_script_submits_nodes_of_eight_with_that_environment(
     assert found.script.exists()
     assert found.overrides == ["train.lr=2e-5"]
     assert found.environment["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
-    limit = found.environment["SHUTDOWN_TIMEOUT"]
-    assert int(limit) < 1800  # the signal's lead
-    assert f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={limit}\n" in README
+    assert int(found.environment["SHUTDOWN_TIMEOUT"]) < 1800  # the signal's lead
 
 
 def test_another_number_of_nodes_is_refused_in_a_line() -> None:
@@ -281,11 +275,5 @@ def test_another_number_of_nodes_is_refused_in_a_line() -> None:
 
 
 def test_the_line_to_start_by_hand_is_one_that_torchrun_takes() -> None:
-    lines = README.replace("\\\n", " ").splitlines()
-    (line,) = [line.split() for line in lines if line.strip().startswith("torchrun ")]
-    parsed = get_args_parser().parse_args(line[1:])
-    assert (parsed.nnodes, parsed.nproc_per_node, parsed.rdzv_backend) == ("8", "8", "c10d")
-    assert parsed.module and parsed.training_script == "megatron_ipt.pretrain"
-    option, recipe = parsed.training_script_args
-    assert option == "--recipe" and ROOT / recipe == RECIPE
-    assert f"source {(EXAMPLE / 'environment.sh').relative_to(ROOT)}\n" in README
+    limit = check_by_hand(EXAMPLE, nodes=8)
+    assert f'SHUTDOWN_TIMEOUT:-{limit}}}"' in (EXAMPLE / "launch.sh").read_text(encoding="utf-8")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from presets import ROOT, cells, check_environment, submitted
+from presets import ROOT, cells, check_environment, plans_of, submitted
 from transformers import AutoConfig
 
 from data_prep.settings import BlendSettings
@@ -34,20 +32,30 @@ def test_it_is_the_papers_run_on_llama3_8b() -> None:
     assert AutoConfig.for_model(**written).architectures == ["LlamaForCausalLM"]
 
 
-def test_the_verb_prints_the_row_of_the_readme() -> None:
-    call = next(line.split() for line in README.splitlines() if line.strip().startswith("ipt plan"))
-    command = [sys.executable, "-m", "megatron_ipt.cli.main", *call[1:]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    printed = {row[0]: row[1:] for row in map(cells, done.stdout.splitlines()) if len(row) > 1}
-    (row,) = [cells(line) for line in README.splitlines() if re.match(r"\| \d \|", line)]
-    assert printed[row[0]] == row[1:]
-    # half of the matrices and tables, all of the norms; bf16 weight 2, fp32 gradient 4, 12 over four replicas
+def test_every_rank_builds_and_the_figures_are_those_of_the_readme() -> None:
+    """Half of the matrices and tables, all of the norms; bf16 weight 2, fp32 gradient 4, 12 over four replicas."""
+    words = " ".join(README.split())
+    fp8 = ["train.transformer_config.fp8=hybrid", "train.transformer_config.fp8_recipe=tensorwise"]
+    assert f"`{' '.join(fp8)}`" in words
+    alone = ["train.tensor_model_parallel_size=1", "train.sequence_parallel=false"]
+    found = plans_of({name: (RECIPE, 8, given) for name, given in (("bf16", []), ("fp8", fp8), ("tp1", alone))})
+    (stage,) = found["bf16"]["stages"]
     norms = 65 * 4_096
     held = (PARAMETERS - norms) // 2 + norms
-    assert row[3:5] == [f"{held:,}", f"{held * 9:,}"]
-    assert printed["parameters"] == [f"{PARAMETERS:,}"]
-    assert printed["host memory of a save"] == ["89.7 GiB a node (44.9 a rank)"]
+    gib = {
+        name: [plan["stages"][0][what] / 2**30 for what in ("static_bytes", "activation_bytes")]
+        for name, plan in found.items()
+    }
+    (row,) = [cells(line) for line in README.splitlines() if re.match(r"\| \d \|", line)]
+    sizes = [f"{size:.2f}" for size in gib["bf16"]]
+    assert row == ["0", str(stage["chunks"]), str(stage["layers"]), f"{held:,}", f"{held * 9:,}", *sizes]
+    assert (stage["parameters"], stage["static_bytes"]) == (held, held * 9)
+    assert (found["bf16"]["ranks_built"], found["bf16"]["parameters"]) == (2, PARAMETERS)
+    assert f"{PARAMETERS:,} parameters; {found['bf16']['batches'][0]['micro_batches']} micro batches a step" in words
+    assert f"Together {sum(gib['bf16']):.1f} GiB" in words
+    assert f"{gib['fp8'][0]:.2f} GiB static, {sum(gib['fp8']):.1f} together" in words
+    assert "With TP 1 the two columns are {:.2f} and {:.2f}".format(*gib["tp1"]) in words
+    assert f"one replica: {found['bf16']['gathering']['bytes'] / 2**30:.1f} GiB in the node's memory" in words
 
 
 def test_the_figures_of_time_are_the_arithmetic() -> None:
@@ -59,6 +67,10 @@ def test_the_figures_of_time_are_the_arithmetic() -> None:
         assert hours == f"{tokens / 8 / int(rate.replace(',', '')) / 3600:.1f} h"
     slowest = train.global_batch_size * train.seq_length / 8 / 6_667
     assert f"a save every\n{train.save_interval * slowest / 60:.0f} minutes" in README
+    assert (
+        train.train_iters // train.save_interval == 8
+        and f"eight checkpoints of the run take {8 * 14 * PARAMETERS / 1e9:.0f} GB" in README
+    )
     gather, checkpoint = 9 * 4_015_263_744 / 1e9, 14 * PARAMETERS / 1e9
     assert f"{gather:.0f} s over gloo" in README
     launch = (EXAMPLE / "launch.sh").read_text(encoding="utf-8")
