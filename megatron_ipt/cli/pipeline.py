@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.settings import BlendSettings
 from megatron_ipt.cli import steps
-from megatron_ipt.cli.train import check_layout_of, launch
+from megatron_ipt.cli.train import check_here, launch
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, section
 
@@ -94,7 +94,7 @@ def check(recipe: Recipe) -> None:
     source = recipe.model.load_hf if recipe.model is not None else None
     to_come = source is not None and not source.exists()  # `fetch` brings it
     if recipe.train is not None and recipe.model is not None and not to_come:
-        check_layout_of(recipe, recipe.train.nproc_per_node)
+        check_here(recipe)
 
 
 def filled_blend(run: Context) -> BlendSettings:

@@ -1,4 +1,4 @@
-"""A child process that does not outlive us: ended, and waited for, when we are; and what helps it compute on a CPU."""
+"""A child process that does not outlive us: ended, and waited for, when we are; and what it computes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -25,6 +26,22 @@ CPU_SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": str(2 << 30),
 }
 """What a child gets unless the environment says otherwise."""
+
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+"""Is there where the driver is, also in a container."""
+
+
+def check_gpus(processes: int) -> None:
+    """UserError for more processes than this machine has GPUs, before any is started.
+
+    Without a driver there is nothing to count, and torch, which counts, takes two seconds to import.  A GPU that shows
+    no such file is found by the processes themselves (`mcore.device.set_device`).
+    """
+    if NVIDIA_DRIVER.exists():
+        from megatron_ipt.mcore import device
+
+        device.check_gpus(processes, device.gpu_count())
 
 
 @contextmanager

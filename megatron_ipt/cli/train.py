@@ -77,7 +77,7 @@ def train(
 def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
     """Run torchrun to its end; UserError with the workers' own line, or with the place of the log."""
     settings = section(recipe, "train")
-    check_layout_of(recipe, settings.nproc_per_node)
+    check_here(recipe)
     log = RunPaths(recipe.output_dir).train / "torchrun.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,6 +105,13 @@ def launch(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
         f"torchrun ended with {code} ({torchrun_log.cause(log)})",
         "the log has the whole of it; start again to go on from the newest checkpoint",
     )
+
+
+def check_here(recipe: Recipe) -> None:
+    """UserError for a run of `ipt train` that this machine cannot start: its layout, or too few GPUs for it."""
+    processes_wanted = section(recipe, "train").nproc_per_node
+    check_layout_of(recipe, processes_wanted)
+    processes.check_gpus(processes_wanted)
 
 
 def check_layout_of(recipe: Recipe, world_size: int) -> Architecture:

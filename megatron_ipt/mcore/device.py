@@ -129,8 +129,24 @@ def card() -> tuple[str, tuple[int, int], tuple[int, int]]:
     return torch.cuda.get_device_name(), torch.cuda.get_device_capability(), (int(major), int(minor))
 
 
+def gpu_count() -> int:
+    """GPUs that this process sees; 0 on a machine without."""
+    return torch.cuda.device_count() if has_gpu() else 0
+
+
+def check_gpus(processes: int, gpus: int) -> None:
+    """UserError for more processes on a machine than it has GPUs; without any they run on the CPU, however many."""
+    if 0 < gpus < processes:
+        problem = f"{processes} processes on a machine with {gpus} GPU(s), and each takes one"
+        mend = f"set it, or torchrun's --nproc-per-node, to {gpus} at most; on more machines start torchrun on each"
+        raise UserError("train.nproc_per_node", problem, mend)
+
+
 def set_device(local_rank: int) -> None:
-    """Bind this process to its GPU; nothing on a CPU."""
+    """Bind this process to its GPU; nothing on a CPU.  UserError where its machine has none left for it."""
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if local_rank >= (gpus := gpu_count()):
+        check_gpus(max(started, local_rank + 1), gpus)
     torch.cuda.set_device(local_rank)
 
 

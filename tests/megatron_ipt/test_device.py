@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import ipt, run_python
 
+from data_prep.errors import UserError
+from megatron_ipt.cli import pipeline, processes, train
 from megatron_ipt.mcore import device
+from megatron_ipt.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 BRANCH = re.compile(r"cuda\.is_available|has_gpu|\.device\.type|\.is_cuda|device_count|['\"]cuda['\"]|['\"]nccl['\"]")
@@ -51,6 +54,51 @@ import json
 from megatron_ipt.mcore.config import TransformerConfig
 print(json.dumps([name for name in {names!r} if name not in TransformerConfig.__dataclass_fields__]))"""
     assert run_python(code) == []
+
+
+@pytest.mark.parametrize("variables", [{}, {"LOCAL_WORLD_SIZE": "8"}])
+def test_a_rank_without_a_gpu_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    """Started by torchrun, or by something that does not tell how many it started."""
+    taken: list[int] = []
+    monkeypatch.setattr(device.torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(device, "gpu_count", lambda: 4)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    device.set_device(3)
+    processes = variables.get("LOCAL_WORLD_SIZE", "6")
+    with pytest.raises(
+        UserError, match=rf"^train\.nproc_per_node: {processes} processes .* 4 GPU\(s\).*; set it, .* 4 at"
+    ):
+        device.set_device(5)
+    assert taken == [3]
+    monkeypatch.setattr(device, "gpu_count", lambda: 0)
+    device.set_device(5)
+    assert taken == [3, 5]  # which on a CPU is the shim's, and does nothing
+
+
+def test_more_processes_than_gpus_are_refused_before_any_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By `ipt train` and by `ipt run`; on a CPU any number starts, and torch is not even asked."""
+    recipe = load_recipe(ROOT / "examples" / "from_scratch_500m" / "recipe.yaml", [f"output_dir={tmp_path / 'run'}"])
+    driver = tmp_path / "version"
+    monkeypatch.setattr(processes, "NVIDIA_DRIVER", driver)
+    monkeypatch.setattr(device, "gpu_count", lambda: 4)
+    train.check_here(recipe)
+    driver.touch()
+    for start in (lambda: train.launch(recipe, tmp_path, []), lambda: pipeline.check(fed(recipe))):
+        with pytest.raises(UserError, match="8 processes on a machine with 4 GPU"):
+            start()
+    assert not (tmp_path / "run").exists()
+    for gpus in (0, 8, 9):
+        monkeypatch.setattr(device, "gpu_count", lambda gpus=gpus: gpus)
+        train.check_here(recipe)
+
+
+def fed(recipe: Recipe) -> Recipe:
+    """Without the places of data that `ipt run` fills in itself."""
+    left = recipe.train.model_copy(update={"blend": None, "held_out": None})
+    return recipe.model_copy(update={"train": left})
 
 
 def test_our_adam_is_torchs_adamw() -> None:
