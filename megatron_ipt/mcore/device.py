@@ -161,11 +161,14 @@ def for_thread() -> Callable[[], None]:
 def deterministic(wanted: bool) -> Iterator[None]:
     """Within, torch uses kernels that give the same bits each time, and refuses those that do not."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
+    if before or not wanted:  # as it is: setting it anew would import torch's compiler, a second of a process's start
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(False)
 
 
 @contextmanager

@@ -37,6 +37,12 @@ class FusedAdam(torch.optim.Optimizer):
     be resumed through the distributed optimizer (`KeyError: 'step'`).
     """
 
+    # torch's decorator of these keeps its compiler away, and imports it for that: a second of a process's start
+    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+    load_state_dict = torch.optim.Optimizer.load_state_dict.__wrapped__  # type: ignore[attr-defined]
+    state_dict = torch.optim.Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
+    zero_grad = torch.optim.Optimizer.zero_grad.__wrapped__  # type: ignore[attr-defined]
+
     def __init__(
         self,
         params: Any,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ipt, run_python
 
 from data_prep.errors import UserError
@@ -27,12 +28,29 @@ ALLOWED = {
 
 
 def test_what_a_cpu_never_runs_is_not_compiled_and_the_compiler_not_loaded() -> None:
-    code = (
-        "import sys, json; import megatron_ipt.mcore.model, torch; from megatron.core.fusions import fused_bias_swiglu;"
-    )
-    code += "compiler = 'torch._inductor.compile_fx' in sys.modules; name = type(fused_bias_swiglu.swiglu).__name__;"
-    code += "print(json.dumps([compiler, name, torch.compile.__name__]))"
-    assert run_python(code) == [False, "function", "compile"]
+    """Nor by what every run has: an optimizer, and kernels as they come.  Others come where wanted."""
+    code = """
+import json, sys, torch
+import megatron_ipt.training.run
+from megatron.core.fusions import fused_bias_swiglu
+from megatron_ipt.mcore import device
+from megatron_ipt.mcore.shim import FusedAdam
+weight = torch.nn.Parameter(torch.ones(2))
+optimizer = FusedAdam([weight])
+with device.deterministic(False):
+    weight.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+compiler = [name in sys.modules for name in ("torch._dynamo", "torch._inductor")]
+asked = [torch.are_deterministic_algorithms_enabled()]
+with device.deterministic(True):
+    with device.deterministic(False):
+        asked += [torch.are_deterministic_algorithms_enabled()]
+    asked += [torch.are_deterministic_algorithms_enabled()]
+asked += [torch.are_deterministic_algorithms_enabled()]
+print(json.dumps([compiler, type(fused_bias_swiglu.swiglu).__name__, torch.compile.__name__, asked]))"""
+    assert run_python(code) == [[False, False], "function", "compile", [False, True, True, False]]
 
 
 def test_nothing_else_branches_on_the_device() -> None:
@@ -60,7 +78,7 @@ print(json.dumps([name for name in {names!r} if name not in TransformerConfig.__
 def test_a_rank_without_a_gpu_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     """Started by torchrun, or by something that does not tell how many it started."""
     taken: list[int] = []
-    monkeypatch.setattr(device.torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(device, "gpu_count", lambda: 4)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
