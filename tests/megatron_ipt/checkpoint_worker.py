@@ -1,4 +1,4 @@
-"""Run by torchrun: training runs one after another in one process group, with things done to checkpoints in between.
+"""On several ranks: training runs one after another in one process group, with things done to checkpoints in between.
 
     torchrun checkpoint_worker.py RECIPE OUT.json '{"name": ["what is done first", ["train.train_iters=3", ...]], ...}'
 

@@ -1,15 +1,18 @@
-"""A tiny model, its data, and real torchrun processes that train it.
+"""A tiny model, its data, and real processes that train it.
 
 megatron-core runs in processes of its own only: its CPU shim would reach transformers here, the oracle.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +68,34 @@ def ipts(folder: Path, commands: Mapping[str, Sequence[object]]) -> dict[str, su
     }
 
 
-def torchrun(processes: int, *arguments: object) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment(), check=False
+def run_ranks(processes: int, *arguments: object) -> None:
+    """A script on several ranks, as `torchrun --nproc-per-node` starts it, but forked: see fork_server.py."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # the ranks' own, as torchrun's agent has
+    place = {**environment(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(processes)}
+    place |= {"LOCAL_WORLD_SIZE": str(processes), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    place |= {"TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_RUN_ID": "none"}
+    ranks = [{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    with tempfile.NamedTemporaryFile(mode="r", encoding="utf-8") as log:
+        request = {"argv": [*map(str, arguments)], "ranks": ranks, "log": log.name}
+        server = fork_server()
+        assert server.stdin and server.stdout
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        codes = json.loads(server.stdout.readline())
+        assert codes == [0] * processes, f"{codes}\n{log.read()}"
+
+
+@functools.cache
+def fork_server() -> subprocess.Popen[str]:
+    """One for this process, which it ends with."""
+    script = Path(__file__).with_name("fork_server.py")
+    server = subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    atexit.register(server.communicate)  # no more requests: it ends, and is waited for
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +127,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> TinyRu
 
 @pytest.fixture(scope="session")
 def train_layouts(tiny: TinyRun) -> Callable[..., dict[str, Any]]:
-    """Run several recipes (name -> overrides) one after another in one torchrun; name -> metrics rows or error.
+    """Run several recipes (name -> overrides) one after another in one process group; name -> metrics rows or error.
 
     Those of `alone` are run last, by one process.
     """
@@ -117,7 +142,7 @@ def train_layouts(tiny: TinyRun) -> Callable[..., dict[str, Any]]:
             json.dumps({name: [f"output_dir={tiny.folder / name}", *given] for name, given in these.items()})
             for these in (jobs, alone or {})
         ]
-        torchrun(processes, WORKER, tiny.recipe, out, *told)
+        run_ranks(processes, WORKER, tiny.recipe, out, *told)
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return found
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: logits, losses and gradients under several settings, and several training runs.
+"""On several ranks: logits, losses and gradients under several settings, and several training runs.
 
     torchrun documents_worker.py RECIPE OUT.pt '{"name": ["step", ["train.context_parallel_size=2", ...]], ...}'
 

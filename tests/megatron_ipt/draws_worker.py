@@ -1,4 +1,4 @@
-"""Run by torchrun: several training runs one after another; what each of their steps was really trained on.
+"""On several ranks: several training runs one after another; what each of their steps was really trained on.
 
     torchrun draws_worker.py RECIPE OUT.json '{"name": ["train.save=...", ...], ...}'
 

@@ -1,4 +1,4 @@
-"""Run by torchrun, 2 processes: models of several families under several layouts, beside what transformers computed.
+"""On several ranks, 2 processes: models of several families under several layouts, beside what transformers computed.
 
     torchrun families_worker.py EXPECTED.safetensors OUT.json '{"name": [directory, [layout, ...]], ...}'
 

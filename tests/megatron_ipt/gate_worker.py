@@ -1,4 +1,4 @@
-"""Run by torchrun, 3 processes: the gate under tensor and sequence parallelism of 3, which 512 tokens do not divide.
+"""On several ranks, 3 processes: the gate under tensor and sequence parallelism of 3, which 512 tokens do not divide.
 
 torchrun gate_worker.py HF_DIRECTORY OUT.json
 """

@@ -1,4 +1,4 @@
-"""Run by torchrun: the hashes of small folders, written and held against them, with faults of one rank.
+"""On several ranks: the hashes of small folders, written and held against them, with faults of one rank.
 
     torchrun integrity_worker.py FOLDER
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: several training runs in one process group, some with a fault in the middle.
+"""On several ranks: several training runs in one process group, some with a fault in the middle.
 
     torchrun loop_worker.py RECIPE OUT.json '{"name": ["train.lr=1e-3", "nan_in=3", ...], ...}'
 

@@ -1,4 +1,4 @@
-"""Run by torchrun, 2 processes: Hugging Face directories read under several layouts, saved, and exported again.
+"""On several ranks, 2 processes: Hugging Face directories read under several layouts, saved, and exported again.
 
     torchrun round_trip_worker.py '{"name": [HF_DIRECTORY, [layout, ...]], ...}' OUT
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: two ranks of one tensor-parallel group take the same steps; each writes what it read and got.
+"""On several ranks: two ranks of one tensor-parallel group take the same steps; each writes what it read and got.
 
 torchrun share_worker.py FOLDER
 """

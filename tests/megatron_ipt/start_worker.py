@@ -1,4 +1,4 @@
-"""Run by torchrun: what the start of training finds in a blend's data, and which pack tables each rank read whole.
+"""On several ranks: what the start of training finds in a blend's data, and which pack tables each rank read whole.
 
     torchrun start_worker.py FOLDER NAME ...
 

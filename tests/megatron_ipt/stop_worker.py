@@ -1,4 +1,4 @@
-"""Run by torchrun: runs that are told to stop in the middle, each in its own way.
+"""On several ranks: runs that are told to stop in the middle, each in its own way.
 
     torchrun stop_worker.py RECIPE FOLDER
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyRun, ipt, losses, torchrun
+from conftest import TinyRun, ipt, losses, run_ranks
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 LAYOUTS = {
@@ -56,7 +56,7 @@ def damaged_jobs(folder: Path) -> list[Job]:
 
 def run(tiny: TinyRun, processes: int, jobs: list[Job]) -> dict[str, Any]:
     out = tiny.folder / f"checkpoints-{processes}.json"
-    torchrun(
+    run_ranks(
         processes, WORKER, tiny.recipe, out, json.dumps({name: (first, overrides) for name, first, overrides in jobs})
     )
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))

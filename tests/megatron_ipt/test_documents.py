@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SEQ_LENGTH, TinyRun, losses, torchrun
+from conftest import SEQ_LENGTH, TinyRun, losses, run_ranks
 
 from data_prep.errors import UserError
 from data_prep.indexing.reader import IndexedDatasetReader
@@ -36,7 +36,7 @@ TRAINED = {"cp2_whole": CP2, **{f"{name}_documents": [*layout, *MASKED] for name
 
 @pytest.fixture(scope="module")
 def computed(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All of it in one torchrun of two processes; without another layout they are two replicas."""
+    """All of it in one group of two processes; without another layout they are two replicas."""
     import torch
 
     out = tmp_path_factory.mktemp("documents") / "found.pt"
@@ -50,7 +50,7 @@ def computed(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         **{f"train_{name}": layout for name, layout in TRAINED.items()},
     }
     trained = {name: ("run", [f"output_dir={tiny.folder / name}", *start, *layout]) for name, layout in runs.items()}
-    torchrun(2, WORKER, tiny.recipe, out, json.dumps({**steps, **trained}))
+    run_ranks(2, WORKER, tiny.recipe, out, json.dumps({**steps, **trained}))
     found: dict[str, Any] = torch.load(out)
     return found
 

@@ -1,6 +1,6 @@
 """A run that was stopped goes on with the samples of one that was not, under any layout and batch size.
 
-What a step was trained on is taken where it enters the model, in real torchrun processes, and held against
+What a step was trained on is taken where it enters the model, in real processes of a group, and held against
 `BlendStream.sample(i)` of this process, which was never stopped.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from conftest import TinyRun, ipt, torchrun
+from conftest import TinyRun, ipt, run_ranks
 from test_checksum import by_definition
 
 from data_prep.blend import read_blend
@@ -47,7 +47,7 @@ def settings(part: Part, steps_before: int) -> list[str]:
 
 def run(tiny: TinyRun, out: Path, processes: int, jobs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     told = {name: [*PLAIN, *overrides] for name, overrides in jobs.items()}
-    torchrun(processes, WORKER, tiny.recipe, out, json.dumps(told))
+    run_ranks(processes, WORKER, tiny.recipe, out, json.dumps(told))
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import torchrun
+from conftest import run_ranks
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -96,7 +96,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float]
     save_file({name: tensor.contiguous() for name, tensor in expected.items()}, folder / "expected.safetensors")
     cases = {name: [str(folder / name), layouts] for name, layouts in LAYOUTS.items()}
     worker, out = Path(__file__).with_name("families_worker.py"), folder / "out.json"
-    torchrun(2, worker, folder / "expected.safetensors", out, json.dumps(cases))
+    run_ranks(2, worker, folder / "expected.safetensors", out, json.dumps(cases))
     return norms, json.loads(out.read_text(encoding="utf-8"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import torchrun
+from conftest import run_ranks
 
 WORKER = Path(__file__).with_name("integrity_worker.py")
 FILES = {
@@ -27,7 +27,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
     (root / "files").mkdir()
     for name, content in FILES.items():
         (root / "files" / name).write_bytes(content)
-    torchrun(2, WORKER, root)
+    run_ranks(2, WORKER, root)
     return root, [json.loads((root / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 

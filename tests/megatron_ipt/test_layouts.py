@@ -1,6 +1,6 @@
 """Every layout computes what one process computes, and one process what plain torch computes.
 
-Real torchrun processes on gloo, fp32 and bf16, 20 steps from one checkpoint that each layout reads into its own shards.
+Real processes on gloo, fp32 and bf16, 20 steps from one checkpoint that each layout reads into its own shards.
 """
 
 from __future__ import annotations

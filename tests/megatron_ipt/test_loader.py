@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import torchrun
+from conftest import run_ranks
 
 from data_prep.blend import plan
 from data_prep.errors import UserError
@@ -201,7 +201,7 @@ def test_the_wait_is_measured_at_every_step(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_one_rank_of_a_tensor_parallel_group_reads_for_all(tmp_path: Path) -> None:
-    torchrun(2, SHARE, tmp_path)
+    run_ranks(2, SHARE, tmp_path)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert one["read"] == [0, *range(8)]  # the first sample once more: it gives the shapes
     assert other["read"] == [0]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SEQ_LENGTH, VOCABULARY, TinyRun, environment, losses, torchrun
+from conftest import SEQ_LENGTH, VOCABULARY, TinyRun, environment, losses, run_ranks
 from test_policy import write_spans
 
 from data_prep.blend import plan
@@ -100,7 +100,7 @@ def ours(tiny: TinyRun, blend: Path, plain: subprocess.Popen[bytes]) -> Any:
     }
     out = tiny.folder / "loop.json"
     full = {name: [f"output_dir={tiny.folder / ('loop_' + name)}", *quick, *job] for name, job in jobs.items()}
-    torchrun(2, HERE / "loop_worker.py", tiny.recipe, out, json.dumps(full))
+    run_ranks(2, HERE / "loop_worker.py", tiny.recipe, out, json.dumps(full))
     return json.loads(out.read_text(encoding="utf-8"))
 
 

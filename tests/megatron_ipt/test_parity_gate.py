@@ -8,7 +8,7 @@ from typing import Any
 
 import plain_loop
 import pytest
-from conftest import TinyRun, losses, torchrun
+from conftest import TinyRun, losses, run_ranks
 from test_families import save
 
 WRONG = {
@@ -79,6 +79,6 @@ def test_a_wrong_model_is_refused_before_step_1(fault: str, gated: Any) -> None:
 def test_the_gate_passes_under_a_layout_that_does_not_divide_its_page(tmp_path: Path) -> None:
     sizes = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3}
     save(tmp_path / "hf", {"model_type": "llama", **sizes})
-    torchrun(3, Path(__file__).with_name("gate_worker.py"), tmp_path / "hf", tmp_path / "out.json")
+    run_ranks(3, Path(__file__).with_name("gate_worker.py"), tmp_path / "hf", tmp_path / "out.json")
     parity = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert (parity["passed"], parity["tokens"]) == (True, 516)

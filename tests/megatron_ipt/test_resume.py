@@ -49,7 +49,7 @@ def overlapping_jobs(tiny: TinyRun) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def resumed(tiny: TinyRun, train_layouts: Any) -> Any:
-    """All of both, in one torchrun."""
+    """All of both, in one process group."""
     return train_layouts(2, {**resumed_jobs(tiny), **overlapping_jobs(tiny)})
 
 

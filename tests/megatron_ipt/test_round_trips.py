@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import torchrun
+from conftest import run_ranks
 from safetensors.torch import load_file, save_file
 from test_families import LLAMA31, save
 from transformers import AutoModelForCausalLM
@@ -77,7 +77,7 @@ def trips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         break_second_shard(folder / "llama", folder / name, name)
     layouts = {**LAYOUTS, **{name: ["pp2" if name != "fewer_layers" else "tp2"] for name in BROKEN}}
     cases = {name: [str(folder / name), layouts[name]] for name in layouts}
-    torchrun(2, Path(__file__).with_name("round_trip_worker.py"), json.dumps(cases), folder / "out")
+    run_ranks(2, Path(__file__).with_name("round_trip_worker.py"), json.dumps(cases), folder / "out")
     return folder
 
 

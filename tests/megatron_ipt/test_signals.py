@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import TinyRun, ipt, torchrun
+from conftest import TinyRun, ipt, run_ranks
 from torch.distributed.launcher.api import LaunchConfig
 
 from data_prep.errors import UserError
@@ -25,7 +25,7 @@ WORKER = Path(__file__).with_name("stop_worker.py")
 def stopped(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """For each job of the worker what its two ranks had, told in step 2 of 4."""
     folder = tmp_path_factory.mktemp("stopped")
-    torchrun(2, WORKER, tiny.recipe, folder)
+    run_ranks(2, WORKER, tiny.recipe, folder)
     jobs = ("file_of_rank_0", "file_of_rank_1", "term_of_rank_0", "term_of_rank_1", "term_while_it_writes")
     return {job: [json.loads((folder / f"{job}.{rank}.json").read_text()) for rank in range(2)] for job in jobs} | {
         "folder": [folder]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import torchrun
+from conftest import run_ranks
 
 from data_prep.blend import plan, read_blend
 from data_prep.packing.table import HEADER
@@ -31,7 +31,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, write_dataset: Any) -> tuple
     content = bytearray(table.read_bytes())
     content[HEADER.size] ^= 1  # the first piece is of another document
     table.write_bytes(content)
-    torchrun(2, WORKER, folder, "whole", "damaged")
+    run_ranks(2, WORKER, folder, "whole", "damaged")
     return folder, [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 

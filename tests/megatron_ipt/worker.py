@@ -1,4 +1,4 @@
-"""Run by torchrun: several training runs in one process group, each its own layout.
+"""On several ranks: several training runs in one process group, each its own layout.
 
     torchrun worker.py RECIPE OUT.json '{"name": ["train.tensor_model_parallel_size=2", ...], ...}' ['{alone}']
 
