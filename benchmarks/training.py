@@ -1,215 +1,189 @@
 #!/usr/bin/env python3
 """Training speed: our run beside a bare loop on megatron-core, on the machine at hand.
 
-    python benchmarks/training.py --bare DIR --work runs/training --out docs/benchmarks/training.json    (10 minutes)
+    python benchmarks/training.py --list
+    python benchmarks/training.py --out docs/benchmarks/training.json --gate    # what the machine can run
+    python benchmarks/training.py --case 8b-fp8 --seconds 500 --out h200.json   # again and again: it goes on
+    python benchmarks/training.py --dry-run all                                 # built without a GPU, nothing measured
 
 Ours is `megatron_ipt.pretrain` as a user starts it: data from a blend, losses by source, checks before the update,
-metrics every step.  The bare loop is a script `DIR/train.py` that does forward, backward and update on batches made in
-memory, with megatron-core's own classes and nothing else (--size JSON, --gbs, --mbs, --steps, --bf16, --dist-opt, --tp,
---pp, --out FILE for {"ms": median milliseconds of a step}); without --bare ours is measured alone.
+metrics every step.  The bare loop is `bare_loop.py`: megatron-core's own classes, forward, backward, clip and update on
+batches in memory.  `--bare DIR` takes in its place a script `DIR/train.py` that does the same (--size JSON, --gbs,
+--mbs, --steps, --bf16, --dist-opt, --tp, --pp, --out FILE for {"ms": median milliseconds of a step}).
 
-Both train one model from scratch under torchrun.  The sides are run in turn, `--repeats` times; a ratio is the median
-of the ratios of a turn, with the smallest and the largest.  Ours is timed from the start of a step to the start of the
-next, so that all that lies between counts; the bare loop times its steps alone.
+Both train one model from scratch under torchrun, in turn, the order changing each time (`training_figures.py` says how
+turns are compared).  A step lasts from its start to the start of the next, so that all that lies between counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shutil
-import statistics
-import subprocess
+import signal
 import sys
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from random_tokens import chunks, write
+import training_figures as figures
+from training_cases import CASES, Case, case_named, changed
+from training_jobs import products, script_arguments
+from training_limits import check
+from training_runs import built, prepare, probe, turn
 
-WARM_UP = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One model and layout; sizes in megatron-core's words."""
-
-    processes: int
-    layout: dict[str, int]
-    num_layers: int
-    hidden_size: int
-    ffn_hidden_size: int
-    num_attention_heads: int
-    num_query_groups: int
-    vocab_size: int
-    seq_length: int
-    micro_batch_size: int
-    global_batch_size: int
-    steps: int
-    threads: int = 1
-
-
-SMALL = {"num_layers": 8, "hidden_size": 256, "ffn_hidden_size": 704, "num_attention_heads": 8, "num_query_groups": 4}
-SMALL |= {"vocab_size": 4096, "seq_length": 512, "micro_batch_size": 2, "global_batch_size": 4, "steps": 14}
-CASES = {
-    "10M, one process": Case(processes=1, layout={}, threads=2, **SMALL),
-    "10M, two replicas": Case(processes=2, layout={}, **SMALL),
-    "10M, two stages": Case(processes=2, layout={"pp": 2}, **SMALL),
-    "10M, two parts of a matrix": Case(processes=2, layout={"tp": 2}, **SMALL),
-}
+from data_prep.errors import UserError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="print the names of the cases")
+    parser.add_argument("--case", action="append", help="this case alone; may stand several times")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of train, for both sides", metavar="KEY")
+    parser.add_argument("--turns", type=int, default=7, help="runs of each side")
+    parser.add_argument("--seconds", type=float, help="begin no turn that would end later than this")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures; one that is there is gone on with")
+    parser.add_argument("--gate", action="store_true", help="exit 1 if a case is below 0.95, 2 if one is not decided")
+    parser.add_argument("--bare", type=Path, help="folder of another bare loop's train.py")
     parser.add_argument("--work", type=Path, default=Path("runs/training"), help="folder for data and runs")
-    parser.add_argument("--bare", type=Path, help="folder of the bare loop's train.py")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--case", choices=CASES, action="append", help="this case alone; may stand several times")
-    parser.add_argument("--table", type=Path, help="print the table of a JSON file of figures, and measure nothing")
-    parser.add_argument("--ours", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help="print the tables of a JSON file of figures, and measure nothing")
+    parser.add_argument("--dry-run", metavar="CASE", help="build both sides of a case, or of all, without a GPU")
     options = parser.parse_args()
-    if options.table:
-        print("\n".join(table(json.loads(options.table.read_text(encoding="utf-8")))))
-        return
-    if options.ours:
-        timed_run(Path(options.ours[0]), json.loads(options.ours[1]), Path(options.ours[2]))
-        return
-    options.work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"machine": machine(), "repeats": options.repeats, "cases": {}}
-    for name in options.case or CASES:
-        found["cases"][name] = measure(CASES[name], options.work, options.bare, options.repeats)
-        if options.out:
-            options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(table(found)))
+    if options.list:
+        print("\n".join(f"{name:<24}{told(CASES[name])}" for name in CASES))
+    elif options.table:
+        print("\n".join(figures.table(json.loads(options.table.read_text(encoding="utf-8")))))
+    elif options.dry_run:
+        dry(list(CASES) if options.dry_run == "all" else [options.dry_run], options.set)
+    else:
+        sys.exit(measure_all(options))
 
 
-def measure(case: Case, work: Path, bare: Path | None, repeats: int) -> dict[str, Any]:
-    """Milliseconds of a step, turn by turn."""
-    recipe = write_recipe(case, work)
-    turns: list[dict[str, float]] = []
-    for number in range(repeats):
-        sides = {"ours": lambda: ours(case, recipe, work)}
-        if bare is not None:
-            sides["bare"] = lambda: bare_loop(case, bare, work)
-        order = list(sides) if number % 2 == 0 else list(sides)[::-1]
-        turn = {side: sides[side]() for side in order}
-        print(f"{case.processes} process(es) {case.layout}, turn {number + 1}: {turn}", flush=True)
-        turns.append(turn)
-    return {"case": asdict(case), "turns": turns}
+def told(case: Case) -> str:
+    train, model = case.train, case.model
+    tokens = f"{train['global_batch_size']} x {train['seq_length']:,} tokens a step"
+    return f"{model['num_layers']} layers of {model['hidden_size']}, {tokens}, {case.processes} process(es)"
 
 
-def write_recipe(case: Case, work: Path) -> Path:
-    """Two sources of random tokens, a blend over them, and the recipe of a model from scratch."""
-    import yaml
+def dry(names: Sequence[str], overrides: Sequence[str]) -> None:
+    """Build them; exit 1 where the sides would not compute the same."""
+    from training_dry import dry_run
 
-    from data_prep.blend import plan
-    from data_prep.settings import BlendSettings, SourceSettings
-
-    for seed, name in enumerate(("one", "two")):
-        write(work / name, chunks(seed, 1000, case.vocab_size), case.vocab_size)
-    sources = {name: SourceSettings(prefix=work / name, weight=1) for name in ("one", "two")}
-    plan(BlendSettings(sources=sources, seq_length=case.seq_length, refuse_epochs=1000), work / "blend")
-    sizes = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size")
-    train = {
-        "blend": str((work / "blend" / "blend.json").absolute()),
-        **{name: getattr(case, name) for name in ("seq_length", "micro_batch_size", "global_batch_size")},
-        "train_iters": case.steps,
-        "lr": 1e-3,
-        "bf16": True,
-        "tensor_model_parallel_size": case.layout.get("tp", 1),
-        "pipeline_model_parallel_size": case.layout.get("pp", 1),
-    }
-    model = {**{name: getattr(case, name) for name in sizes}, "share_embeddings_and_output_weights": False}
-    path = work / "recipe.yaml"
-    content = {"name": "speed", "output_dir": str(work / "run"), "model": model, "train": train}
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
+    unlike = False
+    for name in names:
+        found = dry_run(changed(case_named(name), overrides))
+        same = found["on_a_rank"] == found["bare_on_a_rank"] and not found["differences"]
+        unlike |= not same
+        stand, most = (f"{found[key] / 1e9:.1f} GB" for key in ("standing_bytes", "estimated_bytes"))
+        sizes = f"{found['parameters']:,} parameters; {stand} stand, {most} with activations at most"
+        print(f"{name}: {sizes}; {'both sides alike' if same else f'the sides differ: {found}'}")
+    sys.exit(unlike)
 
 
-def ours(case: Case, recipe: Path, work: Path) -> float:
-    shutil.rmtree(work / "run", ignore_errors=True)
-    out = work / "ours.json"
-    torchrun(case, [__file__, "--ours", recipe, "[]", out])
-    return float(json.loads(out.read_text(encoding="utf-8")))
+def measure_all(options: argparse.Namespace) -> int:
+    """Turns of each case as long as there is time; the exit code.
 
-
-def timed_run(recipe: Path, overrides: list[str], out: Path) -> None:
-    """One rank of our run; the first writes the median time from the start of a step to that of the next [ms]."""
-    import time
-
-    from megatron_ipt import pretrain
-    from megatron_ipt.mcore import parallel
-    from megatron_ipt.recipe import load_recipe
-
-    starts: list[float] = []
-    step = pretrain.training_step
-
-    def noted(*arguments: Any) -> Any:
-        starts.append(time.perf_counter())
-        return step(*arguments)
-
-    pretrain.training_step = noted
-    with parallel.distributed():
-        pretrain.pretrain(load_recipe(recipe, overrides))
-    if os.environ.get("RANK", "0") == "0":
-        periods = np.diff(starts)[WARM_UP:]
-        out.write_text(json.dumps(1e3 * float(np.median(periods))), encoding="utf-8")
-
-
-def bare_loop(case: Case, bare: Path, work: Path) -> float:
-    out = work / "bare.json"
-    size = {
-        "layers": case.num_layers,
-        "hidden": case.hidden_size,
-        "ffn": case.ffn_hidden_size,
-        "heads": case.num_attention_heads,
-        "kv_heads": case.num_query_groups,
-        "vocab": case.vocab_size,
-        "seq": case.seq_length,
-    }
-    layout = [f"--{name}={ways}" for name, ways in case.layout.items()]
-    batch = ["--gbs", case.global_batch_size, "--mbs", case.micro_batch_size, "--steps", case.steps]
-    flags = ["--bf16", "--dist-opt", "--attention", "sdpa", "--quiet"]
-    torchrun(case, [bare / "train.py", "--size", json.dumps(size), *layout, *batch, *flags, "--out", out.absolute()])
-    return float(json.loads(out.read_text(encoding="utf-8"))["ms"])
-
-
-def torchrun(case: Case, arguments: list[Any]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(case.threads)}
-    done = subprocess.run(
-        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
-
-
-def machine() -> dict[str, Any]:
-    import torch
-
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"device": name, "cores": os.cpu_count(), "torch": torch.__version__}
-
-
-def table(found: dict[str, Any]) -> list[str]:
-    rows = ["| case | tokens/s | bare loop | ratio, median of the turns | range |", "|---|---|---|---|---|"]
-    for name, measured in found["cases"].items():
-        case, turns = measured["case"], measured["turns"]
-        tokens = 1e3 * case["global_batch_size"] * case["seq_length"]
-        own = tokens / statistics.median(turn["ours"] for turn in turns)
-        if "bare" not in turns[0]:
-            rows.append(f"| {name} | {own:,.0f} | | | |")
+    A case that is asked for and cannot run here is an UserError; one that is not asked for is passed over with a line.
+    """
+    began, machine = time.monotonic(), probe()["machine"]
+    found = opened(options.out, machine)
+    for name in options.case or [name for name, case in CASES.items() if case.gpu == bool(machine["gpus"])]:
+        case, key = changed(case_named(name), options.set), " ".join([name, *options.set])
+        try:
+            fit(name, case, machine, options.bare)
+        except UserError as error:
+            if options.case:
+                raise
+            print(f"left out: {error}", flush=True)
             continue
-        theirs = tokens / statistics.median(turn["bare"] for turn in turns)
-        ratios = sorted(turn["bare"] / turn["ours"] for turn in turns)
-        spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
-        rows.append(f"| {name} | {own:,.0f} | {theirs:,.0f} | {statistics.median(ratios):.3f} | {spread} |")
-    return rows
+        if key not in found["cases"]:
+            found["cases"][key] = begun(case, options.bare)
+        measured = found["cases"][key]
+        if measured["case"] != _as_json(case) or measured["bare"] != _which(options.bare):
+            raise UserError(f"{options.out}, case {key}", "was measured with other settings", "give another --out")
+        turns_of(key, case, measured, options, began, found)
+    print("\n".join(figures.table(found)))
+    verdicts = [figures.verdict(figures.ratios(each["turns"])) for each in found["cases"].values()]
+    return figures.exit_code(verdicts) if options.gate else 0
+
+
+def opened(out: Path | None, machine: dict[str, Any]) -> dict[str, Any]:
+    """The figures in `out`, to go on with; UserError where they are of another machine."""
+    if out is None or not out.exists():
+        return {"machine": machine, "date": datetime.now(UTC).date().isoformat(), "cases": {}}
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    if found["machine"] != machine:
+        raise UserError(out, f"is of {found['machine']}, this is {machine}", "give another --out")
+    return found
+
+
+def begun(case: Case, bare: Path | None) -> dict[str, Any]:
+    from megatron_ipt.architecture import with_settings
+    from megatron_ipt.settings import ModelSettings
+    from megatron_ipt.training.flops import flops_per_token
+
+    flops = flops_per_token(with_settings(None, ModelSettings(**case.model)), case.train["seq_length"])
+    rates = probe(products(case), case.threads)["rates"]
+    named = {"case": _as_json(case), "bare": _which(bare), "tokens_a_step": case.tokens_a_step}
+    return {**named, "flops": flops._asdict(), "rates": rates, "turns": []}
+
+
+def _as_json(case: Case) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(asdict(case)))
+    return found
+
+
+def _which(bare: Path | None) -> str:
+    return "bare_loop.py" if bare is None else "train.py of --bare"
+
+
+def fit(name: str, case: Case, machine: dict[str, Any], bare: Path | None) -> None:
+    """UserError for what cannot run here, or not against `bare`; a line for what may run out of memory."""
+    check(name, case, machine, 0)
+    if bare is not None:
+        script_arguments(case)
+    if not machine["gpus"]:
+        return
+    found = built(case)
+    check(name, case, machine, found["standing_bytes"])
+    if found["estimated_bytes"] > machine["memory_bytes"]:
+        has, most = (f"{size / 1e9:.0f} GB" for size in (machine["memory_bytes"], found["estimated_bytes"]))
+        print(f"{name}: may take {most} of {has}; if it runs out, raise recompute_num_layers with --set", flush=True)
+
+
+def turns_of(
+    key: str, case: Case, measured: dict[str, Any], options: argparse.Namespace, began: float, found: dict[str, Any]
+) -> None:
+    """Turns until there are enough, or no time is left for one more; each is kept as it ends."""
+    turns, work = measured["turns"], options.work
+    if len(turns) < options.turns:
+        prepare(case, work, engine=found["machine"]["transformer_engine"])
+    while len(turns) < options.turns:
+        elapsed, longest = time.monotonic() - began, max((turn["seconds"] for turn in turns), default=0.0)
+        if not figures.fits(elapsed, longest, options.seconds):
+            print(f"{key}: {len(turns)} of {options.turns} turns; no time for one more", flush=True)
+            return
+        limit = None if options.seconds is None else options.seconds - elapsed
+        turns.append(turn(case, work, options.bare, reverse=len(turns) % 2 == 1, limit=limit))
+        ratio = figures.ratios(turns[-1:])[0]
+        print(f"{key}: turn {len(turns)}, {turns[-1]['seconds']:.0f} s, ours / bare {ratio:.3f}", flush=True)
+        if options.out:
+            keep(found, options.out)
+
+
+def keep(found: dict[str, Any], out: Path) -> None:
+    """The figures so far, whole or not at all; a turn a line."""
+    waiting = out.with_name(out.name + ".partial")
+    text = json.dumps(found).replace('{"seconds"', '\n{"seconds"').replace('"cases": {', '"cases": {\n')
+    waiting.write_text(text + "\n", encoding="utf-8")
+    waiting.replace(out)
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not at once: what was started is ended first
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
