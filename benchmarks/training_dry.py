@@ -23,8 +23,10 @@ import bare_loop
 import torch
 import training_jobs
 import training_limits
+from pydantic import ValidationError
 from training_cases import Case
 
+from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture, padded_vocab_size, with_settings
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import dry
@@ -37,11 +39,11 @@ _HERE = {"use_cpu_initialization": True, "cuda_graph_impl": "none"}
 
 def dry_run(case: Case) -> dict[str, Any]:
     """What each side would hold; UserError, or what megatron-core raises, for a setting that is not legal."""
-    recipe = Recipe.model_validate(training_jobs.recipe(case, Path("run"), Path("blend.json")))
-    model, train = section(recipe, "model"), section(recipe, "train")
-    architecture = with_settings(None, model)
     layers = "transformer_engine" if case.gpu else "local"
     job = dataclasses.asdict(training_jobs.job(case, layers, Path("tokens.bin"), 2))
+    recipe = _recipe(case)
+    model, train = section(recipe, "model"), section(recipe, "train")
+    architecture = with_settings(None, model)
     assert padded_vocab_size(architecture, model, train) == job["vocab_size"], "the bare loop does not pad"
     train = train.model_copy(update={"transformer_impl": layers})
     with _named_optimizer():
@@ -56,6 +58,14 @@ def dry_run(case: Case) -> dict[str, Any]:
         **memory(case, planned, architecture),
         "differences": {key: value for pair in zip(ours, theirs, strict=True) for key, value in _unlike(*pair).items()},
     }
+
+
+def _recipe(case: Case) -> Recipe:
+    try:
+        return Recipe.model_validate(training_jobs.recipe(case, Path("run"), Path("blend.json")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(".".join(map(str, first["loc"])), first["msg"], "mend it in --set") from error
 
 
 def memory(case: Case, planned: LayoutPlan, architecture: Architecture) -> dict[str, int]:
