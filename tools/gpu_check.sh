@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Installs from a folder of wheels on a machine with one NVIDIA GPU and no network, and checks this project there;
+# `tools/gpu_check.sh --help` says how.  PYTHON names the interpreter that has torch.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "${PYTHON:-python3}" "$root/tools/gpu_check.py" "$@"
