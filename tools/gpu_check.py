@@ -1,7 +1,7 @@
 """Checks this project on a machine with one NVIDIA GPU and no network; tools/gpu_check.sh calls it.
 
     tools/gpu_check.sh WHEELS OUT                  everything that is left to do
-    tools/gpu_check.sh WHEELS OUT fp8 graphs       these steps
+    tools/gpu_check.sh WHEELS OUT graphs parity    these steps
     tools/gpu_check.sh --list                      the steps
 
 WHEELS is what tools/gpu_wheels.sh made.  An environment is made in --work on top of the interpreter's own packages, so
@@ -241,7 +241,8 @@ def command(run: Check, step: Step, figures: Path) -> list[str]:
     if step.tests:
         base = run.work / "tests" / step.name
         base.parent.mkdir(parents=True, exist_ok=True)
-        return [str(run.python), "-m", "pytest", "-p", "no:cacheprovider", "--basetemp", str(base), step.tests]
+        pytest = [str(run.python), "-m", "pytest", "-p", "no:cacheprovider", "--basetemp", str(base), step.tests]
+        return [*pytest, "-k", step.select] if step.select else pytest
     benchmark = [str(run.python), "benchmarks/training.py"]
     if run.rehearsal:
         return [*benchmark, "--list"]

@@ -16,17 +16,26 @@ SPEED_SECONDS: Final = 480
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A file of tests/gpu, or cases of benchmarks/training.py; `expected` is a guess, nothing was timed yet [s]."""
+    """A file of tests/gpu, or cases of benchmarks/training.py; `expected` is a guess, nothing was timed yet [s].
+
+    `select` is pytest's -k: of a file, the tests with that in their names.
+    """
 
     name: str
     shows: str
     expected: int
     tests: str = ""
+    select: str = ""
     cases: tuple[str, ...] = ()
 
 
 def _tests(name: str, shows: str, expected: int) -> Step:
     return Step(name, shows, expected, tests=f"tests/gpu/test_{name}.py")
+
+
+def _fp8(recipe: str) -> Step:
+    shows = f"{recipe} FP8 against bf16: loss after 50 steps, and the shadow probe"
+    return Step(f"fp8-{recipe}", shows, 240, tests="tests/gpu/test_fp8.py", select=recipe)
 
 
 def _speed(name: str) -> Step:
@@ -38,7 +47,7 @@ STEPS: Final = (
     _tests("doctor", "the card's name, what is installed, and that training can run here", 60),
     _tests("layers", "Transformer Engine's layers against the local ones: loss, logits, gradients", 120),
     _tests("parity", "fp32 against transformers through the parity gate; what an fp32 product loses", 120),
-    _tests("fp8", "each FP8 recipe against bf16: loss after 50 steps, and the shadow probe", 480),
+    *map(_fp8, ("delayed", "tensorwise", "blockwise", "mxfp8")),
     _tests("checkpoints", "a checkpoint written on the CPU continued on the GPU, and back", 180),
     _tests("graphs", "CUDA graphs change nothing", 180),
     _tests("documents", "packed documents against each document alone, on fused attention", 120),

@@ -4,4 +4,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" "$root/tools/gpu_wheels.py" "$@"
+python=${PYTHON:-python3}
+if ! told=$("$python" -c 'import sys; print(*sys.version_info[:2], sep="."); sys.exit(sys.version_info < (3, 12))' 2>/dev/null); then
+  echo "error: $python: is Python ${told:-of no version}, this project needs 3.12; name another: PYTHON=python3.12" >&2
+  exit 1
+fi
+exec "$python" "$root/tools/gpu_wheels.py" "$@"

@@ -16,7 +16,8 @@ def test_the_doctor_names_the_card_and_lets_training_run(figures: Any) -> None:
     )
     said = re.sub(r"\s+", " ", done.stdout)
     name = runs.card()["name"]
-    figures(card=name, capability=runs.card()["capability"], said=done.stdout.splitlines())
+    told = [re.sub(r"\s*[\u2500-\u257f]\s*", " | ", line).strip(" |") for line in done.stdout.splitlines()]
+    figures(card=name, capability=runs.card()["capability"], said=[line for line in told if line])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ready to train" in said
     assert ("none: gloo on the CPU" if name is None else name) in said

@@ -97,7 +97,6 @@ def documents(recipe: Path, overrides: list[str]) -> dict[str, Any]:
 
     with parallel.model_parallel(section(load_recipe(recipe, overrides), "train")):
         train, chunks, _, stream = built(recipe, overrides)
-        chunks = [chunk.bfloat16() if train.bf16 else chunk for chunk in chunks]
         count = train.micro_batch_size
         batch = next(micro_batches(stream.sample, range(count), count, device.pick("device")))
         packed = models.logits(chunks, batch, train)
