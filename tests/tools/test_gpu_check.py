@@ -159,8 +159,14 @@ def test_every_recipe_of_fp8_is_of_one_step() -> None:
     assert all(sum(select in name for select in selects) == 1 for name in names)
 
 
-def test_cases_that_the_benchmark_does_not_list_are_found() -> None:
-    assert gpu_steps.lacking_cases("8b-bf16  a case\n\n8b-fp8\n", ["8b-bf16", "8b-fp8", "1b-fp8"]) == ["1b-fp8"]
+@pytest.mark.parametrize(
+    ("code", "turns", "status"),
+    [(0, 3, "passed"), (124, 3, "passed"), (0, 2, "cut"), (124, 0, "cut"), (1, 7, "failed")],
+)
+def test_a_measurement_of_speed_needs_three_turns(code: int, turns: int, status: str) -> None:
+    figures = {"cases": {"8b-fp8": {"turns": [{}] * turns}}}
+    assert gpu_steps.status_of_speed(code, "8b-fp8", figures) == status
+    assert gpu_steps.status_of_speed(0, "8b-fp8", {}) == "cut"
 
 
 def gpu_tests(tmp_path: Path, *chosen: str, rehearsal: bool = True) -> tuple[dict[str, Any], str]:
