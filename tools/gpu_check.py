@@ -43,7 +43,7 @@ _PACKAGES: Final = ("torch", "megatron-core", "transformer-engine", "transformer
 
 
 def main() -> None:
-    options = _parser().parse_args()
+    options = _parser().parse_intermixed_args()
     if options.list:
         for step in STEPS:
             say(f"{step.name:20} {step.shows}")

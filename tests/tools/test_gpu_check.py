@@ -84,7 +84,7 @@ def test_a_dry_run_says_what_is_left_and_that_it_is_a_rehearsal(tmp_path: Path) 
     collected = gpu_manifest.sha256(folder / "MANIFEST.json")
     row = {"status": "passed", "rehearsal": True, "wheels": collected}
     (out / "parity.json").write_text(json.dumps(row), encoding="utf-8")
-    done = tool(folder, out, "graphs", "parity", "--rehearse", "--dry-run")
+    done = tool(folder, out, "graphs", "--rehearse", "--dry-run", "parity")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith("A REHEARSAL ON THE CPU")
     assert done.stdout.splitlines()[2:] == ["install: to do", "parity: done", "graphs: to do"]
