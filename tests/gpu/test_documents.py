@@ -9,15 +9,21 @@ import pytest
 from gpu import runs
 
 MASKED = "train.reset_attention_mask=true"
+ATTENTION = ("fused", "auto")
 LIMIT = 2e-2
 """Of logits in bf16, relative; without the mask they are off by ten times as much and more."""
 
 
+def overrides(attention: str) -> list[str]:
+    backend = [] if runs.REHEARSAL else [f"train.transformer_config.attention_backend={attention}"]
+    return [MASKED, *backend]
+
+
 @pytest.mark.usefixtures("transformer_engine")
-@pytest.mark.parametrize("attention", ["fused", "auto"])
+@pytest.mark.parametrize("attention", ATTENTION)
 def test_a_document_is_read_as_if_it_were_alone(attention: str, setting: runs.Setting, figures: Any) -> None:
-    chosen = [] if runs.REHEARSAL else [f"train.transformer_config.attention_backend={attention}"]
-    told = setting.run({f"documents_{attention}": ("documents", [MASKED, *chosen])})[f"documents_{attention}"]
+    name = f"documents_{attention}"
+    told = setting.run({name: ("documents", overrides(attention))})[name]
     masked, whole = (runs.off(told[name], told["alone"]) for name in ("packed", "whole"))
     figures(lengths=told["lengths"], off=masked, off_without_the_mask=whole, layers=told["layers"])
     assert len(set(told["lengths"])) > 2, "the batch has too few documents to tell"

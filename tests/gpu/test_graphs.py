@@ -15,6 +15,10 @@ KINDS = ("local", "transformer_engine")
 STEPS = runs.steps(20, 3)
 
 
+def overrides(kind: str) -> list[str]:
+    return [] if runs.REHEARSAL else [f"train.transformer_config.cuda_graph_impl={kind}"]
+
+
 @pytest.fixture(scope="module")
 def plain(setting: runs.Setting) -> list[float]:
     return runs.losses(setting.run({"plain": ("run", [STEPS])})["plain"])
@@ -25,8 +29,8 @@ def plain(setting: runs.Setting) -> list[float]:
 def test_losses_are_those_of_a_run_without_graphs(
     kind: str, setting: runs.Setting, plain: list[float], figures: Any
 ) -> None:
-    name, graphs = f"graphs_{kind}", [f"train.transformer_config.cuda_graph_impl={kind}"]
-    found = setting.run({name: ("run", [STEPS, *([] if runs.REHEARSAL else graphs)])})[name]
+    name = f"graphs_{kind}"
+    found = setting.run({name: ("run", [STEPS, *overrides(kind)])})[name]
     series = runs.losses(found)
     largest = max(abs(a - b) for a, b in zip(series, plain, strict=True))
     steady = [row["step_seconds"] for row in runs.rows_of(found, "train")][-5:]
