@@ -10,6 +10,7 @@ it) by torch._scaled_mm with one scale a tensor.  On a CPU with OMP_NUM_THREADS 
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -24,19 +25,22 @@ from typing import Any
 import torch
 
 SQUARE = {"cpu": 1024, "cuda": 8192}
+PACKAGES = ("torch", "megatron-core", "transformer-engine", "triton")
 SECONDS = 0.2
 """Each product is repeated for so long, five times; the median counts."""
 
 
 def machine() -> dict[str, Any]:
     """The device, and what a case may need of it."""
-    found: dict[str, Any] = {"device": processor(), "cores": os.cpu_count(), "torch": torch.__version__, "gpus": 0}
+    found: dict[str, Any] = {"device": processor(), "cores": os.cpu_count(), "gpus": 0}
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         found |= {"device": card.name, "gpus": torch.cuda.device_count(), "memory_bytes": card.total_memory}
         found["capability"] = list(torch.cuda.get_device_capability())
     engine = importlib.util.find_spec("transformer_engine") is not None
-    return {**found, "transformer_engine": bool(found["gpus"]) and engine}
+    names = {each.metadata["Name"].lower() for each in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in names}
+    return {**found, "versions": versions, "transformer_engine": bool(found["gpus"]) and engine}
 
 
 def processor() -> str:

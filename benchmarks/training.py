@@ -85,7 +85,7 @@ def dry(names: Sequence[str], overrides: Sequence[str]) -> None:
 def measure_all(options: argparse.Namespace) -> int:
     """Turns of each case as long as there is time; the exit code.
 
-    A case that is asked for and cannot run here is an UserError; one that is not asked for is passed over with a line.
+    A case that is asked for and cannot run here is a UserError; one that is not asked for is passed over with a line.
     """
     began, machine = time.monotonic(), probe()["machine"]
     found = opened(options.out, machine)

@@ -1,6 +1,6 @@
 """The models and layouts whose training speed is measured, in a recipe's own words.  Pure.
 
-    8m-*            a model of 8M parameters, which a CPU trains: one process, two replicas, stages, parts of a matrix
+    8m-*             a model of 8M parameters, which a CPU trains: one process, two replicas, stages, parts of a matrix
     llama3.2-1b-*    Llama-3.2-1B's sizes (its rotary scaling, which costs nothing, left out)
     8b-N-layers-*    Llama-3-8B's width with N of its 32 layers, for a card of 80 GB
     8b-*             Llama-3-8B's sizes whole, for a card of 141 GB
