@@ -27,12 +27,11 @@ from pydantic import ValidationError
 from training_cases import Case
 
 from data_prep.errors import UserError
-from megatron_ipt.architecture import Architecture, padded_vocab_size, with_settings
+from megatron_ipt.architecture import padded_vocab_size, with_settings
 from megatron_ipt.mcore import config as configs
 from megatron_ipt.mcore import dry
 from megatron_ipt.plan.layout import LayoutPlan, plan_layout
 from megatron_ipt.recipe import Recipe, section
-from megatron_ipt.settings import TrainSettings
 
 _HERE = {"use_cpu_initialization": True, "cuda_graph_impl": "none"}
 
@@ -46,16 +45,16 @@ def dry_run(case: Case) -> dict[str, Any]:
     architecture = with_settings(None, model)
     assert padded_vocab_size(architecture, model, train) == job["vocab_size"], "the bare loop does not pad"
     train = train.model_copy(update={"transformer_impl": layers})
+    planned = plan_layout(architecture, model, train, case.processes)
+    ours = [configs.transformer_config(architecture, train), configs.optimizer_config(train)]
+    ours.append(configs.ddp_config(train))
     with _named_optimizer():
-        planned = plan_layout(architecture, model, _without_a_gpu(train), case.processes)
-        ours = [configs.transformer_config(architecture, train), configs.optimizer_config(train)]
-        ours.append(configs.ddp_config(train))
         theirs = [bare_loop.transformer_config(job), bare_loop.optimizer_config(job), bare_loop.ddp_config(job)]
     return {
         "parameters": planned.parameters,
         "on_a_rank": [stage.parameters for stage in planned.stages],
         "bare_on_a_rank": [_bare_parameters(case, stage.pipeline_rank) for stage in planned.stages],
-        **memory(case, planned, architecture),
+        **memory(case, planned),
         "differences": {key: value for pair in zip(ours, theirs, strict=True) for key, value in _unlike(*pair).items()},
     }
 
@@ -68,18 +67,11 @@ def _recipe(case: Case) -> Recipe:
         raise UserError(".".join(map(str, first["loc"])), first["msg"], "mend it in --set") from error
 
 
-def memory(case: Case, planned: LayoutPlan, architecture: Architecture) -> dict[str, int]:
+def memory(case: Case, planned: LayoutPlan) -> dict[str, int]:
     """Bytes on the fullest rank: `standing` all the time, and `estimate`, with activations and logits, at most."""
-    parameters = max(stage.parameters for stage in planned.stages)
-    standing = parameters * training_limits.bytes_a_parameter(case) + training_limits.LIBRARIES
+    standing = int(max(stage.static_bytes for stage in planned.stages)) + training_limits.LIBRARIES
     kept = max(stage.activation_bytes for stage in planned.stages)
     return {"standing_bytes": standing, "estimated_bytes": standing + kept + training_limits.logits_bytes(case)}
-
-
-def _without_a_gpu(train: TrainSettings) -> TrainSettings:
-    """The same weights, without what would make them with, or for, a GPU: the meta device takes CPU fills alone."""
-    here = {**train.transformer_config, **_HERE}
-    return train.model_copy(update={"transformer_config": here, "transformer_impl": "local"})
 
 
 def _bare_parameters(case: Case, pipeline_rank: int) -> int:

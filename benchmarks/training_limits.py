@@ -15,14 +15,6 @@ LOGITS: Final = 10
 """Bytes of a logit at the fullest moment: itself in bf16, in fp32, and its gradient in fp32."""
 
 
-def bytes_a_parameter(case: Case) -> int:
-    """Weight, gradient and Adam's state; one rank holds the state whole.  FP8 weights stand twice, one byte each."""
-    fp32_masters = 2 + 4 + 4
-    if not case.own_optimizer_numbers:
-        return fp32_masters + 4 + 4
-    return fp32_masters + 2 + 2 - (0 if case.fp8 else 2)
-
-
 def logits_bytes(case: Case) -> int:
     ways = case.train.get("tensor_model_parallel_size", 1)
     tokens = case.train["micro_batch_size"] * case.train["seq_length"]

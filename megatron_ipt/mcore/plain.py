@@ -15,6 +15,7 @@ _OF_A_GPU: Final = (
     "first_last_layers_bf16",
     "num_layers_at_",
     "cross_entropy_",
+    "use_cpu_initialization",  # what fills weights on a GPU does not see the meta device
 )
 _OF_PROBES: Final[dict[str, Any]] = {
     "fp8_emulation": None,

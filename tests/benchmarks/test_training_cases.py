@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from training_cases import CASES, case_named, changed
 from training_jobs import job, products, recipe, script_arguments
-from training_limits import bytes_a_parameter, check
+from training_limits import check
 
 from data_prep.errors import UserError
 from megatron_ipt.recipe import Recipe
@@ -21,12 +21,6 @@ H200: dict[str, Any] = {
     "capability": [9, 0],
     "transformer_engine": True,
 }
-
-
-def test_parameters_take_the_bytes_that_their_numbers_have() -> None:
-    assert bytes_a_parameter(CASES["llama3.2-1b-bf16"]) == 2 + 4 + 4 + 4 + 4
-    assert bytes_a_parameter(CASES["8b-bf16"]) == 2 + 4 + 2 + 2 + 2
-    assert bytes_a_parameter(CASES["8b-fp8"]) == (1 + 1) + 4 + 4 + 2 + 2
 
 
 def test_every_case_is_a_recipe() -> None:

@@ -54,6 +54,21 @@ def test_cases_fit_the_cards_they_are_for(sides: dict[str, Any]) -> None:
         assert built["standing_bytes"] < built["estimated_bytes"] < (h200 if name in ("8b-bf16", "8b-fp8") else h100)
 
 
+@pytest.mark.parametrize(
+    ("name", "bytes_a_parameter"),
+    [
+        ("llama3.2-1b-bf16", 2 + 4 + 4 + 4 + 4),
+        ("8b-bf16", 2 + 4 + 2 + 2 + 2),  # the fp32 master as the half that the weight has not
+        ("8b-fp8", (1 + 1) + 4 + 4 + 2 + 2),
+    ],
+)
+def test_parameters_take_the_bytes_that_their_numbers_have(
+    sides: dict[str, Any], name: str, bytes_a_parameter: int
+) -> None:
+    standing = sides["built"][name]["standing_bytes"] - 2 * 2**30  # the libraries' own
+    assert standing == PARAMETERS[name] * bytes_a_parameter
+
+
 def test_the_bare_loop_takes_the_steps_that_our_run_takes(sides: dict[str, Any]) -> None:
     ours, bare = sides["ours"], sides["bare"]
     assert len(ours["losses"]) == 4 and len(ours["periods_ms"]) == len(bare["periods_ms"]) == 3

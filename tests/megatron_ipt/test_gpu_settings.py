@@ -252,6 +252,7 @@ def test_a_model_to_look_at_has_nothing_of_a_gpus_speed() -> None:
         transformer_config={
             **{**HYBRID, **GRAPHS, "tp_comm_overlap": True, "first_last_layers_bf16": True},
             "cross_entropy_loss_fusion": True,
+            "use_cpu_initialization": False,
             "attention_softmax_in_fp32": True,
         },
         optimizer_config={**SHORT, "adam_beta2": 0.9},
