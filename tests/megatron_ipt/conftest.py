@@ -91,8 +91,9 @@ def run_ranks(processes: int, *arguments: object) -> None:
 def fork_server() -> subprocess.Popen[str]:
     """One for this process, which it ends with."""
     script = Path(__file__).with_name("fork_server.py")
+    alone = environment() | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's one thread: it is to fork
     server = subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone
     )
     atexit.register(server.communicate)  # no more requests: it ends, and is waited for
     return server

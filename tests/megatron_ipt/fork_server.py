@@ -9,11 +9,12 @@ others are ended, as torchrun's agent does.
 A rank so started has its own process, environment, arguments and process group, as one of torchrun's.  What it does
 not show: that the modules import in a fresh process, in whatever order a program asks for them, and that ranks agree
 though their strings hash unlike (these share the server's seed).  The tests that start `ipt train` or torchrun show
-both.  Importing starts no thread but one of pyarrow's allocator, which knows of forks; no group is made here.
+both.  Forking is sound where there is one thread and no group yet: Python warns where there are more.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -84,4 +85,5 @@ def end(processes: list[int], number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what a rank looks through, it copies: leave out what is imported
     serve()
