@@ -93,7 +93,8 @@ def _end(error: UserError) -> None:
 
 def collect(options: argparse.Namespace, part_size: int) -> None:
     """All of it; says at the end what the folder lacks."""
-    out, work = options.out, options.work or options.out.with_name(options.out.name + ".work")
+    out = options.out.absolute()
+    work = (options.work or out.with_name(out.name + ".work")).absolute()
     have = pinned(options.have.read_text(encoding="utf-8")) if options.have else {}
     if have.get("torch", options.torch) != options.torch:
         raise UserError(
@@ -190,12 +191,13 @@ def _compile(engine: Engine, python: Path, folder: Path, sources: Path, toolkit:
 
 
 def cuda_home(variables: Mapping[str, str]) -> Path | None:
-    """The toolkit that has nvcc: CUDA_HOME's, else that of PATH, else the newest of /usr/local."""
+    """The toolkit that has nvcc and headers: CUDA_HOME's, else that of PATH, else the newest of /usr/local."""
     nvcc = shutil.which("nvcc", path=variables.get("PATH"))
     named = [Path(variables["CUDA_HOME"])] if variables.get("CUDA_HOME") else []
     on_path = [Path(nvcc).resolve().parents[1]] if nvcc else []
     for folder in [*named, *on_path, *sorted(Path("/usr/local").glob("cuda*"), reverse=True)]:
-        if (folder / "bin" / "nvcc").exists():
+        # a wrapper named nvcc may lie in any bin; the headers that it needs lie beside the real one
+        if (folder / "bin" / "nvcc").exists() and (folder / "include" / "cuda_runtime.h").exists():
             return folder
     return None
 
@@ -222,8 +224,8 @@ def resolve(python: Path, torch: str, requirements: Sequence[str], have: Mapping
     wanted = [f"torch=={torch}", f"{ROOT}[prep,train]", OF_INSTALL, *requirements]
     constraints = work / "have.txt"
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in have.items()), encoding="utf-8")
-    bare = _reported(python, [f"torch=={torch}", "-c", str(constraints)], work / "torch.json")
-    whole = _reported(python, [*wanted, "-c", str(constraints)], work / "all.json")
+    bare = _reported(python, [f"torch=={torch}", "-c", str(constraints)], work / "of_torch.json")
+    whole = _reported(python, [*wanted, "-c", str(constraints)], work / "of_all.json")
     missing = beside(whole, {name for name, _ in bare} - {canonical(OF_INSTALL)}, have)
     say(f"{len(missing)} packages beside torch {torch} and its own {len(bare) - 1}")
     cache = work / "wheels"
@@ -238,7 +240,7 @@ def resolve(python: Path, torch: str, requirements: Sequence[str], have: Mapping
 def _reported(python: Path, arguments: Sequence[str], report: Path) -> list[tuple[str, str]]:
     """(name, version) of what pip would install into an empty environment."""
     flags = ["install", "--dry-run", "--ignore-installed", "--report", str(report)]
-    _pip(python, [*flags, *arguments], f"resolving {report.stem}")
+    _pip(python, [*flags, *arguments], f"asking pip for the needs {report.stem.replace('_', ' ')}")
     return installs(json.loads(report.read_text(encoding="utf-8")))
 
 
@@ -287,10 +289,14 @@ def _run(command: Sequence[str], what: str, settings: Mapping[str, str] | None =
         command, env={**os.environ, **(settings or {})}, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        log = (done.stdout + done.stderr).strip()
-        sys.stderr.write(log[-4000:] + "\n")
-        faults = [line for line in log.splitlines() if "error" in line.lower()] or log.splitlines()[-1:] or ["no word"]
-        raise UserError(what, faults[-1].strip(), "its output is above; called again, this goes on from here")
+        log = (done.stdout + done.stderr).strip().splitlines()
+        sys.stderr.write("\n".join(log[-200:]) + "\n")
+        faults = (
+            [line for line in log if re.search(r"(fatal error|error|ERROR): (?!subprocess)", line)]
+            or log[-1:]
+            or ["no word"]
+        )
+        raise UserError(what, faults[0].strip(), "its output is above; called again, this goes on from here")
 
 
 def _told(program: Path, argument: str, *, flag: bool = True) -> str:

@@ -201,6 +201,25 @@ def test_a_short_rehearsal_passes_and_leaves_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_call_installs_runs_a_step_and_leaves_it_at_that(tmp_path: Path) -> None:
+    """From a folder without a wheel: this environment has all that the checkout needs."""
+    folder, out = wheels(tmp_path / "wheels"), tmp_path / "out"
+    early = tool(folder, out, "doctor", "--rehearse", "--seconds", "5")
+    assert early.returncode == 3 and "left for another call: doctor" in early.stdout, early.stdout + early.stderr
+    done = tool(folder, out, "doctor", "--rehearse")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = json.loads((out / "summary.json").read_text(encoding="utf-8"))["steps"]
+    assert {name: (row["status"], row["rehearsal"]) for name, row in steps.items()} == {
+        "install": ("passed", True),
+        "doctor": ("passed", True),
+    }
+    assert steps["doctor"]["versions"]["megatron-core"] and steps["doctor"]["figures"]["tests"]
+    left = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert tool(folder, out, "doctor", "--rehearse").returncode == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == left
+
+
+@pytest.mark.long
 def test_the_whole_rehearsal_passes(tmp_path: Path) -> None:
     found, _ = gpu_tests(tmp_path, "tests/gpu")
     assert {test["outcome"] for test in found.values()} == {"passed"}

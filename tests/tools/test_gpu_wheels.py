@@ -62,16 +62,26 @@ def test_names_as_the_registry_spells_them(text: str, name: str) -> None:
     assert gpu_wheels.canonical(text) == name
 
 
+def toolkit(folder: Path, *, headers: bool = True) -> Path:
+    nvcc, header = folder / "bin" / "nvcc", folder / "include" / "cuda_runtime.h"
+    for path in (nvcc, header) if headers else (nvcc,):
+        path.parent.mkdir(parents=True)
+        path.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.61'\n", encoding="utf-8")
+    nvcc.chmod(0o755)
+    return folder
+
+
 def test_the_toolkit_named_wins_over_the_one_on_the_path(tmp_path: Path) -> None:
-    for name in ("named", "found"):
-        nvcc = tmp_path / name / "bin" / "nvcc"
-        nvcc.parent.mkdir(parents=True)
-        nvcc.write_text("#!/bin/sh\n", encoding="utf-8")
-        nvcc.chmod(0o755)
-    path = {"PATH": str(tmp_path / "found" / "bin")}
-    assert gpu_wheels.cuda_home(path) == tmp_path / "found"
-    assert gpu_wheels.cuda_home({**path, "CUDA_HOME": str(tmp_path / "named")}) == tmp_path / "named"
-    assert gpu_wheels.cuda_home({**path, "CUDA_HOME": str(tmp_path / "nowhere")}) == tmp_path / "found"
+    named, found = toolkit(tmp_path / "named"), toolkit(tmp_path / "found")
+    path = {"PATH": str(found / "bin")}
+    assert gpu_wheels.cuda_home(path) == found
+    assert gpu_wheels.cuda_home({**path, "CUDA_HOME": str(named)}) == named
+    assert gpu_wheels.cuda_home({**path, "CUDA_HOME": str(tmp_path / "nowhere")}) == found
+
+
+def test_a_wrapper_of_nvcc_is_no_toolkit(tmp_path: Path) -> None:
+    wrapper = toolkit(tmp_path / "local", headers=False)
+    assert gpu_wheels.cuda_home({"PATH": str(wrapper / "bin")}) != wrapper
 
 
 def test_what_cannot_be_built_here_is_told_with_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,10 +91,7 @@ def test_what_cannot_be_built_here_is_told_with_the_mend(tmp_path: Path, monkeyp
     folder.mkdir()
     for name in ("transformer_engine-2.20.2-py3-none-any.whl", "transformer_engine_cu13-2.20.2-py3-none-any.whl"):
         (folder / name).touch()
-    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
-    nvcc.parent.mkdir(parents=True)
-    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.61'\n", encoding="utf-8")
-    nvcc.chmod(0o755)
+    toolkit(tmp_path / "cuda")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     told = gpu_wheels.build(engine, Path(sys.executable), tmp_path)
     assert told == "nvcc is of CUDA 12, torch 2.11.0 of 13; set CUDA_HOME to a toolkit of that"
