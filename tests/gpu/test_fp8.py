@@ -13,6 +13,10 @@ import pytest
 from gpu import runs
 
 TOLERANCE = 0.02
+OF_LOGITS = (5e-3, 0.2)
+"""How far FP8's logits are from bf16's, relative: eight bits show, and a wrong scale would be off by more."""
+FIRST = ("delayed hybrid", "tensorwise hybrid", "blockwise e4m3", "mxfp8 e4m3")
+"""The recipes whose logits are looked at, one of each kind."""
 STEPS = [runs.steps(50, 12), "train.fp8_shadow_interval=10"]
 CAPABILITY = {"blockwise": [9, 0], "mxfp8": [10, 0]}
 """Of recipes that not every card with FP8 has (Transformer Engine's own checks)."""
@@ -39,6 +43,28 @@ def overrides(recipe: str, fp8: str, more: dict[str, Any]) -> list[str]:
     return [f"train.transformer_config.{name}={str(value).lower()}" for name, value in fields.items()]
 
 
+def skip_without(recipe: str) -> None:
+    """Skips where the card lacks what the recipe needs."""
+    capability, needed = runs.card()["capability"], CAPABILITY.get(recipe, [8, 9])
+    if capability is not None and capability < needed:
+        pytest.skip(f"{recipe} needs compute capability {needed}, {runs.card()['name']} has {capability}")
+
+
+@pytest.mark.usefixtures("transformer_engine")
+@pytest.mark.parametrize("name", FIRST)
+def test_logits_are_those_of_bf16_in_eight_bits(name: str, setting: runs.Setting, figures: Any) -> None:
+    """On the same weights and batch, where a run's loss would hide much: it learns around what is wrong."""
+    recipe, fp8, more = RECIPES[name]
+    skip_without(recipe)
+    jobs = {"plain": ("step", []), "eight": ("step", overrides(recipe, fp8, more))}
+    found = setting.run(jobs)
+    plain, eight = found["plain"], found["eight"]
+    off = runs.off(eight["logits"], plain["logits"])
+    gradients = [runs.off(value, plain["gradients"][key]) for key, value in eight["gradients"].items()]
+    figures(logits_off=off, gradient_off=max(gradients), loss=eight["loss"], bf16_loss=plain["loss"])
+    assert OF_LOGITS[0] < off < OF_LOGITS[1]
+
+
 @pytest.fixture(scope="module")
 def bf16(setting: runs.Setting) -> list[float]:
     return runs.losses(setting.run({"bf16": ("run", [STEPS[0]])})["bf16"])
@@ -56,9 +82,7 @@ def test_the_loss_stays_within_two_per_cent_of_bf16(
     name: str, setting: runs.Setting, bf16: list[float], emulated: dict[str, Any], figures: Any
 ) -> None:
     recipe, fp8, more = RECIPES[name]
-    capability, needed = runs.card()["capability"], CAPABILITY.get(recipe, [8, 9])
-    if capability is not None and capability < needed:
-        pytest.skip(f"{recipe} needs compute capability {needed}, {runs.card()['name']} has {capability}")
+    skip_without(recipe)
     key = f"fp8 {fp8}" if runs.REHEARSAL else name
     if key not in emulated:
         emulated |= setting.run({key: ("run", [*STEPS, *overrides(recipe, fp8, more)])})
