@@ -14,6 +14,7 @@ both.  Forking is sound where there is one thread and no group yet: Python warns
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -29,6 +30,8 @@ import megatron_ipt.training.run  # noqa: F401
 
 FAILING_SECONDS = 30.0
 """What the other ranks get to end themselves after one has failed [s]."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that this process gets when the one that started it is gone."""
 
 
 def serve() -> None:
@@ -46,8 +49,15 @@ def serve() -> None:
         sys.stdout.flush()
 
 
+def die_with_parent() -> None:
+    """Tests that are interrupted leave nobody behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def become(argv: list[str], variables: dict[str, str], log: Path) -> None:
     """Be the script of `argv`, as `python SCRIPT ARGUMENTS` would be."""
+    die_with_parent()
     os.setsid()  # torchrun's workers have a process group each, which a signal may be sent to
     nothing = os.open(os.devnull, os.O_RDONLY)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -85,5 +95,6 @@ def end(processes: list[int], number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     gc.freeze()  # what a rank looks through, it copies: leave out what is imported
     serve()
