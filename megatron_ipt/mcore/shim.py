@@ -153,7 +153,9 @@ def _patch_tensor() -> None:
 
 def _patch_megatron() -> None:
     import megatron.core.optimizer as optimizer
-    from megatron.core.optimizer import distrib_optimizer
+    from megatron.core import utils
+    from megatron.core.optimizer import clip_grads, distrib_optimizer
+    from megatron.core.optimizer import optimizer as base
     from megatron.core.tensor_parallel import random
 
     random._get_cuda_rng_state = torch.cuda.get_rng_state
@@ -161,6 +163,12 @@ def _patch_megatron() -> None:
     optimizer.Adam = distrib_optimizer.Adam = FusedAdam
     optimizer.USING_PYTORCH_OPTIMIZER = False
     distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+    # an installed Transformer Engine's, or apex', are kernels
+    for module in (clip_grads, base):
+        module.multi_tensor_applier = utils.local_multi_tensor_applier
+        module.multi_tensor_scale_impl = utils.local_multi_tensor_scale
+    clip_grads.l2_norm_impl = utils.local_multi_tensor_l2_norm
+    clip_grads.multi_tensor_scale_tensor_impl = None
 
 
 install()
