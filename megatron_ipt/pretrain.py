@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_prep.errors import UserError
+from megatron_ipt.fp32 import without_tf32
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, load_recipe, section
 from megatron_ipt.training import determinism, launched
@@ -151,6 +152,7 @@ def main(
     from megatron_ipt.training import progress
 
     progress.log_to_console(is_main=os.environ.get("RANK", "0") == "0")
+    without_tf32(os.environ)
     try:
         found = load_recipe(recipe, overrides or [])
         if section(found, "train").deterministic_mode:

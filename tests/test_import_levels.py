@@ -16,7 +16,7 @@ CONTRACTS = {"data_prep.errors", "data_prep.records", "data_prep.manifest", "dat
 LEVELS: list[set[str]] = [
     CONTRACTS,
     {"data_prep"},
-    {"megatron_ipt.settings", "megatron_ipt.paths"},
+    {"megatron_ipt.settings", "megatron_ipt.paths", "megatron_ipt.fp32"},
     {"megatron_ipt.recipe"},
     {"megatron_ipt.architecture"},
     {"megatron_ipt.mcore"},

@@ -9,7 +9,7 @@ from typing import Any, Final
 from data_prep.errors import UserError, nearest
 
 LIMIT: Final = 540
-"""A step is ended after so long: less than the 10 minutes that a command may take on a lent machine [s]."""
+"""A step is ended after so long: some places end a command after 10 minutes [s]."""
 SPEED_SECONDS: Final = 480
 """What the benchmark is told to keep within [s]."""
 TURNS: Final = 3

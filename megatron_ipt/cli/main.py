@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from data_prep.errors import UserError
 from data_prep.terminal import printable
 from megatron_ipt.cli import ablate, blend, convert, data, doctor, evaluate, plan, report, run, train
+from megatron_ipt.fp32 import without_tf32
 
 # What a user can do, by error number; any other one of a file is told without.
 _MENDS = {
@@ -58,6 +59,7 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """The console script."""
+    without_tf32(os.environ)
     told_in_a_line(partial(app, prog_name="ipt"))
 
 

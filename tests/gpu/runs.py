@@ -17,6 +17,7 @@ import yaml
 
 from data_prep.blend import plan
 from data_prep.settings import BlendSettings, SourceSettings
+from megatron_ipt.fp32 import without_tf32
 
 ROOT: Final = Path(__file__).parents[2]
 WORKER: Final = Path(__file__).with_name("worker.py")
@@ -60,9 +61,11 @@ class Setting:
         hidden = {"CUDA_VISIBLE_DEVICES": ""} if on == "cpu" else {}
         threads = {"OMP_NUM_THREADS": "1"} if REHEARSAL else {}
         path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **path, **threads, **hidden, **more}
+        without_tf32(environment)  # as every run of ours
         done = subprocess.run(
             [sys.executable, WORKER, self.recipe, out, json.dumps(named)],
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", **path, **threads, **hidden, **more},
+            env=environment,
             capture_output=True,
             text=True,
             check=False,

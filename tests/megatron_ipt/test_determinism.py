@@ -77,3 +77,27 @@ def test_the_flag_reaches_the_workers(tmp_path: Path, monkeypatch: pytest.Monkey
     ((command, environment),) = started
     assert "train.deterministic_mode=true" in command
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and environment["NCCL_ALGO"] == "Ring"
+
+
+def test_fp32_is_whole_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch is loaded, by the command and by torchrun's own ranks, which is when NVIDIA's libraries read it."""
+    code = """
+import os, sys
+if sys.argv[1] == "command":
+    from megatron_ipt.cli import main
+    main.app = lambda **_: None
+    main.main()
+else:
+    from pathlib import Path
+    from megatron_ipt import pretrain
+    from data_prep.errors import UserError
+    def load_recipe(*_): raise SystemExit(0)
+    pretrain.load_recipe = load_recipe
+    try: pretrain.main(Path("x"), None)
+    except SystemExit: pass
+print(f'"{os.environ["NVIDIA_TF32_OVERRIDE"]} {"torch" in sys.modules}"')
+"""
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert [run_python(code, part) for part in ("command", "rank")] == ["0 False"] * 2
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    assert run_python(code, "rank") == "1 False"

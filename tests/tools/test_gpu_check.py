@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import gpu_machine  # noqa: E402
 import gpu_manifest  # noqa: E402
 import gpu_steps  # noqa: E402
+from training_cases import CASES  # noqa: E402
 
 TOOL = ROOT / "tools" / "gpu_check.sh"
 HERE = "cp{}{}".format(*sys.version_info[:2])
@@ -224,3 +225,8 @@ def test_the_whole_rehearsal_passes(tmp_path: Path) -> None:
     found, _ = gpu_tests(tmp_path, "tests/gpu")
     assert {test["outcome"] for test in found.values()} == {"passed"}
     assert all(test["figures"] for test in found.values())
+
+
+def test_steps_of_speed_are_cases_of_the_benchmark() -> None:
+    asked = {step.case for step in gpu_steps.STEPS if step.case}
+    assert asked and asked <= {name for name, case in CASES.items() if case.gpu}
