@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gpu import runs
+from megatron_ipt.mcore.fp8 import CARDS
 
 TOLERANCE = 0.02
 OF_LOGITS = (5e-3, 0.2)
@@ -18,8 +19,6 @@ OF_LOGITS = (5e-3, 0.2)
 FIRST = ("delayed hybrid", "tensorwise hybrid", "blockwise e4m3", "mxfp8 e4m3")
 """The recipes whose logits are looked at, one of each kind."""
 STEPS = [runs.steps(50, 12), "train.fp8_shadow_interval=10"]
-CAPABILITY = {"blockwise": [9, 0], "mxfp8": [10, 0]}
-"""Of recipes that not every card with FP8 has (Transformer Engine's own checks)."""
 FIRST_LAST = {"first_last_layers_bf16": True}
 RECIPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "delayed hybrid": ("delayed", "hybrid", {}),
@@ -45,9 +44,9 @@ def overrides(recipe: str, fp8: str, more: dict[str, Any]) -> list[str]:
 
 def skip_without(recipe: str) -> None:
     """Skips where the card lacks what the recipe needs."""
-    capability, needed = runs.card()["capability"], CAPABILITY.get(recipe, [8, 9])
-    if capability is not None and capability < needed:
-        pytest.skip(f"{recipe} needs compute capability {needed}, {runs.card()['name']} has {capability}")
+    capability, needed = runs.card()["capability"], CARDS[recipe]
+    if capability is not None and not needed.at_least <= tuple(capability) < needed.below:
+        pytest.skip(f"{recipe} needs {needed}, {runs.card()['name']} has compute capability {capability}")
 
 
 @pytest.mark.usefixtures("transformer_engine")
