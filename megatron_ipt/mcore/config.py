@@ -137,7 +137,7 @@ def transformer_config(architecture: Architecture, train: TrainSettings) -> Tran
         "batch_p2p_comm": virtual is None,
         "transformer_impl": device.transformer_impl(train.transformer_impl),
     }
-    own = device.config_fields(values["transformer_impl"])
+    own = {**device.config_fields(values["transformer_impl"]), **fp8.transformer_fields(train.transformer_config)}
     free = {**own, **_free("train.transformer_config", train.transformer_config, values)}
     found = _hinted(TransformerConfig, "train.transformer_config", {**values, **free})
     refuse(_contradictions(train, architecture))

@@ -76,6 +76,8 @@ def _with_fp8(
     if transformer.get("fp8_param") and not train.use_distributed_optimizer:
         problem = "weights in FP8 are made and gathered by the distributed optimizer"
         yield _of("fp8_param", problem, "set train.use_distributed_optimizer: true")
+    if transformer.get("fp8_param") and transformer.get("use_cpu_initialization"):
+        yield _of("use_cpu_initialization", "weights in FP8 are made on the GPU", "leave it out")
     if recipe != "delayed":
         for field in _DELAYED_ONLY:
             if field in transformer:
@@ -102,6 +104,14 @@ def _layers_in_bf16(recipe: str, transformer: Mapping[str, Any], layers_of_a_sta
 def recipe_of(transformer: Mapping[str, Any]) -> str | None:
     """How scales are found; None where FP8 is off."""
     return (transformer.get("fp8_recipe") or DEFAULT_RECIPE) if transformer.get("fp8") else None
+
+
+def transformer_fields(transformer: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows for TransformerConfig: weights are rounded as they are made, which Transformer Engine does on a GPU.
+
+    So fresh ones are drawn there too, and depend on the tensor-parallel size; loaded ones do not.
+    """
+    return {"use_cpu_initialization": False} if recipe_of(transformer) and transformer.get("fp8_param") else {}
 
 
 def optimizer_fields(transformer: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,9 @@ fp8 = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
 told["legal"] = config.transformer_config(model, settings(transformer_config=fp8)).fp8_recipe
 kept = settings(transformer_config={**fp8, "fp8_param": True})
 told["follows"] = [config.optimizer_config(kept).fp8_recipe, config.ddp_config(kept).fp8_param_gather]
+told["made on the GPU"] = not config.transformer_config(model, kept).use_cpu_initialization
 plain = settings()
+told["made on the CPU"] = config.transformer_config(model, plain).use_cpu_initialization
 told["without"] = [config.optimizer_config(plain).fp8_recipe, config.ddp_config(plain).fp8_param_gather]
 more = {"attention_backend": "flash", "fp8_margin": 1}
 built = config.transformer_config(model, settings(transformer_config=more))
@@ -194,6 +196,7 @@ def test_legal_values_become_members_of_their_types(told: dict[str, Any]) -> Non
 
 def test_what_follows_from_fp8_reaches_the_other_configurations(told: dict[str, Any]) -> None:
     assert (told["follows"], told["without"]) == (["tensorwise", True], [None, False])
+    assert told["made on the GPU"] and told["made on the CPU"]
 
 
 def test_fp8_wants_transformer_engine_and_a_gpu(told: dict[str, Any]) -> None:

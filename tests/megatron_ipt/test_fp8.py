@@ -43,6 +43,11 @@ def refused(transformer: dict[str, Any], settings: TrainSettings) -> str | None:
             "fp8_param: weights in FP8 are made and gathered by the distributed optimizer; set train.use_distributed",
         ),
         ({**HYBRID, "fp8_amax_history_len": 16}, {}, "fp8_amax_history_len: is of delayed scaling, and fp8_recipe is"),
+        (
+            {**HYBRID, "fp8_param": True, "use_cpu_initialization": True},
+            {},
+            "use_cpu_initialization: weights in FP8 are made on the GPU; leave it out",
+        ),
         ({**HYBRID, "fp8_output_proj": True}, {}, "fp8_output_proj: needs fp8_recipe: mxfp8, and it is tensorwise"),
         ({"fp8": "e4m3", "fp8_recipe": "custom"}, {}, "fp8_recipe: custom needs fp8_quantizer_factory"),
         (
@@ -89,6 +94,8 @@ def test_what_follows_for_the_optimizer_and_the_gradients_is_set() -> None:
         {},
     )
     kept = {**HYBRID, "fp8_param": True}
+    assert fp8.transformer_fields(kept) == {"use_cpu_initialization": False}
+    assert fp8.transformer_fields(HYBRID) == fp8.transformer_fields({}) == {}
     assert fp8.optimizer_fields(kept) == {"fp8_recipe": "tensorwise"}
     assert fp8.ddp_fields(kept) == {"fp8_param_gather": True}
     twice = {"fp8": "e4m3", "fp8_recipe": "mxfp8", "fp8_param": True}
