@@ -82,6 +82,9 @@ def _with_fp8(
         for field in _DELAYED_ONLY:
             if field in transformer:
                 yield _of(field, f"is of delayed scaling, and fp8_recipe is {recipe}", "leave it out")
+    if train.fp8_shadow_interval is not None and train.overlap_param_gather and _shared_buffer(recipe, transformer):
+        problem = "weights would be gathered anew, through the buffer in which the step's gradients stand"
+        yield Contradiction("train.fp8_shadow_interval", problem, "set train.overlap_param_gather: false")
     if transformer.get("fp8_output_proj") and recipe != "mxfp8":
         yield _of("fp8_output_proj", f"needs fp8_recipe: mxfp8, and it is {recipe}", "leave it out")
     if recipe == "custom" and not transformer.get("fp8_quantizer_factory"):

@@ -98,9 +98,15 @@ def step(optimizer: MegatronOptimizer) -> None:
 
 
 def zero_grad(optimizer: MegatronOptimizer, chunks: Sequence[DistributedDataParallel]) -> None:
+    """Before a step's first forward pass.
+
+    Weights in MXFP8 that are gathered behind that pass share a buffer with the gradients: once it is zero, they are put
+    there from their masters.
+    """
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
+    optimizer.prepare_model_params_for_param_sync()
 
 
 def learning_rate(optimizer: MegatronOptimizer) -> float:

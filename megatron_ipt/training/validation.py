@@ -32,6 +32,8 @@ class Validation:
 def validate_and_write(run: Run) -> None:
     """A line of metrics for each held-out set, in the precision of the next step; all ranks call it."""
     run.watchdog.free()
+    # a captured layer that is not trained gathers nothing, and weights in MXFP8 are gathered from the gradients' buffer
+    models.finish_param_gather(run.chunks, run.optimizer)
     with full_precision(run.chunks, wanted=run.shadow.is_full(run.iteration + 1)):
         for held_out in run.held_out:
             found = validate(run.chunks, held_out, run.train, run.ranks)

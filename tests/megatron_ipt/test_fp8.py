@@ -48,6 +48,11 @@ def refused(transformer: dict[str, Any], settings: TrainSettings) -> str | None:
             {},
             "use_cpu_initialization: weights in FP8 are made on the GPU; leave it out",
         ),
+        (
+            {"fp8": "e4m3", "fp8_recipe": "mxfp8", "fp8_param": True},
+            {"fp8_shadow_interval": 5, "overlap_param_gather": True, "overlap_grad_reduce": True},
+            "fp8_shadow_interval: weights would be gathered anew, through the buffer in which the step's gradients",
+        ),
         ({**HYBRID, "fp8_output_proj": True}, {}, "fp8_output_proj: needs fp8_recipe: mxfp8, and it is tensorwise"),
         ({"fp8": "e4m3", "fp8_recipe": "custom"}, {}, "fp8_recipe: custom needs fp8_quantizer_factory"),
         (

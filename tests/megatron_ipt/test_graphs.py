@@ -17,8 +17,27 @@ from types import ModuleType
 from megatron_ipt import pretrain
 from megatron_ipt.mcore import config, graphs, parallel, user_buffers
 from megatron_ipt.recipe import load_recipe
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.num_microbatches_calculator import get_num_microbatches
-told = []
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron_ipt.mcore import model as models
+told, weights = [], []
+
+def recorded(owner, name, word):
+    real = getattr(owner, name)
+    def noting(*arguments, **options):
+        weights.append(word)
+        return real(*arguments, **options)
+    setattr(owner, name, noting)
+
+recorded(DistributedDataParallel, "zero_grad_buffer", "zeroed")
+recorded(DistributedOptimizer, "prepare_model_params_for_param_sync", "staged")
+recorded(models, "run_batch", "forward")
+synced = DistributedDataParallel.start_param_sync
+def forced(chunk, *arguments, force_sync=False, **options):
+    weights.extend(["gathered"] * force_sync)
+    return synced(chunk, *arguments, force_sync=force_sync, **options)
+DistributedDataParallel.start_param_sync = forced
 
 class Recorder:
     def __init__(self, model, config, seq_length, micro_batch_size, optimizers):
@@ -58,8 +77,8 @@ with parallel.distributed():
         rows = [json.loads(line) for line in lines]
         losses = [row["loss"] for row in rows if row["kind"] == "train"]
         gates = [row["passed"] for row in rows if row["kind"] == "parity"]
-        found[name] = {"told": list(told), "losses": losses, "gates": gates}
-        told.clear()
+        found[name] = {"told": list(told), "losses": losses, "gates": gates, "weights": list(weights)}
+        told.clear(), weights.clear()
 print(json.dumps(found))"""
 
 OVERLAPPED = ["train.overlap_grad_reduce=true", "train.overlap_param_gather=true"]
@@ -75,6 +94,7 @@ def ran(tiny: TinyRun) -> Any:
     jobs = {
         "graphs": [*short, *OVERLAPPED, GRAPHS],
         "graphs_off": short,
+        "validated": [*OVERLAPPED, "train.train_iters=1", "train.eval_iters=1"],
         "buffers": [*short, *overlap, "train.train_iters=1"],
     }
     given = {name: [f"output_dir={tiny.folder / name}", *overrides] for name, overrides in jobs.items()}
@@ -115,3 +135,9 @@ def test_buffers_are_asked_for_once_and_given_back(ran: Any) -> None:
         },
     ]
     assert told[1:] == [["step", 1], ["freed"]] and ran["buffers"]["gates"] == [True]
+
+
+def test_weights_are_staged_and_gathered_before_they_are_used(ran: Any) -> None:
+    """Before a validation all, since a captured layer gathers none; in a step once the gradients are zero (MXFP8)."""
+    validation, step = ["staged", "gathered", "forward"], ["zeroed", "staged", "forward"]
+    assert ran["validated"]["weights"][:9] == [*validation, *step, *validation]
