@@ -101,12 +101,12 @@ def training_step(run: Run, loader: Loader) -> Step:
     from megatron_ipt.training.batch import forward_backward
     from megatron_ipt.training.figures import Step
 
+    run.graphs.before_step(run.watchdog.free)
     began, iteration = time.perf_counter(), run.iteration + 1
     samples = next(run.train.batch_sizes.steps(run.consumed_samples, 1))
     run.watchdog.at(Phase.DATA, iteration)
     batches = next(loader)
     run.watchdog.at(Phase.FORWARD_BACKWARD, iteration)
-    run.graphs.before_step()
     lr = optimizers.learning_rate(run.optimizer)
     optimizers.zero_grad(run.optimizer, run.chunks)
     losses = forward_backward(run, batches, len(samples))

@@ -34,6 +34,9 @@ BUCKET_SIZE = 40_000_000
 
 UNSUPPORTED = {
     **dict.fromkeys(("expert_model_parallel_size", "num_moe_experts"), "leave it out"),
+    **dict.fromkeys(("fp4", "fp4_param", "optimizer_cuda_graph"), "leave it out"),
+    **dict.fromkeys(("enable_cuda_graph", "external_cuda_graph"), "use cuda_graph_impl"),
+    "cuda_graph_scope": "use cuda_graph_modules",
     **dict.fromkeys(("window_attn_skip_freq", "qk_l2_norm"), "leave it out"),
     "account_for_embedding_in_pipeline_split": "use train.pipeline_model_parallel_layout",
     "account_for_loss_in_pipeline_split": "use train.pipeline_model_parallel_layout",
@@ -91,7 +94,7 @@ def _free(section: str, extra: Mapping[str, Any], owned: Mapping[str, Any]) -> M
                 mend = f"leave it out: models of family {OF_A_FAMILY[name]} have it (model.load_hf, or model.family)"
             raise UserError(f"{section}.{name}", "is set by the trainer", mend)
         if name in UNSUPPORTED:
-            raise UserError(f"{section}.{name}", "is not supported by our layers or batches", UNSUPPORTED[name])
+            raise UserError(f"{section}.{name}", "is not supported here", UNSUPPORTED[name])
     return extra
 
 

@@ -58,6 +58,13 @@ def inputs(batch: Mapping[str, torch.Tensor], train: TrainSettings) -> Inputs:
     return Inputs({name: column[:, here] for name, column in columns.items()}, mask, None)
 
 
+def micro_batch_shape(train: TrainSettings) -> tuple[int, int]:
+    """(sequence length, rows) of a micro batch of whole sequences in the format of `inputs`: `thd` has a single row."""
+    rows = train.micro_batch_size
+    packs = train.reset_attention_mask and mpu.get_context_parallel_world_size() == 1
+    return (train.seq_length * rows, 1) if packs else (train.seq_length, rows)
+
+
 @functools.lru_cache(maxsize=8)
 def places(length: int, size: int, rank: int, device: torch.device) -> torch.Tensor:
     """Places in the sequence of the tokens that context-parallel rank `rank` holds, int64 [length / size]."""

@@ -38,6 +38,8 @@ def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
     if kind == "full_iteration":
         problem = "would put the losses of each source, which are told on the host, into the graph"
         yield Contradiction(IMPL, problem, "use transformer_engine, or local")
+    if kind == "transformer_engine" and not train.bf16:
+        yield Contradiction(IMPL, "captures layers with bf16 inputs, and train.bf16 is false", "set train.bf16: true")
     if own.get("cuda_graph_warmup_steps", 3) < 1:
         problem = "weights are gathered for the first time in the first step, which must come before the capture"
         yield Contradiction("train.transformer_config.cuda_graph_warmup_steps", problem, "use 1 or more")

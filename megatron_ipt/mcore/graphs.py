@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import megatron_ipt.mcore.shim  # noqa: F401  # isort: skip
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.num_microbatches_calculator import (
@@ -14,6 +14,7 @@ from megatron.core.num_microbatches_calculator import (
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.cuda_graphs import TECudaGraphHelper, delete_cuda_graphs
 
+from megatron_ipt.mcore import context
 from megatron_ipt.mcore.graph_rules import implementation
 from megatron_ipt.settings import TrainSettings
 
@@ -46,17 +47,15 @@ class Graphs:
         if self.kind == "transformer_engine":
             config = self.chunks[0].config
             self.warm_up = config.cuda_graph_warmup_steps
+            length, rows = context.micro_batch_shape(train)
             self.helper = TECudaGraphHelper(
-                model=self.chunks,
-                config=config,
-                seq_length=train.seq_length,
-                micro_batch_size=train.micro_batch_size,
-                optimizers=[optimizer],
+                model=self.chunks, config=config, seq_length=length, micro_batch_size=rows, optimizers=[optimizer]
             )
 
-    def before_step(self) -> None:
+    def before_step(self, captures: Callable[[], None]) -> None:
         """Captures once the steps of this process were as many as the warm-up; all ranks call it.
 
+        `captures` is called first: many layers and micro batches take minutes, which no rank must hold for a hang.
         What gathers weights by layer must not be captured: it is taken out and put before the graphs.  Gradients are
         zero afterwards.
         """
@@ -65,6 +64,7 @@ class Graphs:
         if self.warm_up > 0:
             self.warm_up -= 1
             return
+        captures()
         gathering = [chunk for chunk in self.chunks if chunk.ddp_config.overlap_param_gather]
         for chunk in gathering:
             chunk.disable_forward_pre_hook(param_sync=False)

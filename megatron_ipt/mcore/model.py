@@ -283,16 +283,15 @@ def _schedule(
 ) -> list[Any]:
     """megatron-core's pipeline schedule over `samples` samples of this data-parallel rank."""
     several = len(chunks) > 1
-    # documents in the `thd` format lie behind each other, one row a micro batch
-    rows = train.micro_batch_size if train.reset_attention_mask and mpu.get_context_parallel_world_size() == 1 else 1
+    length, rows = context.micro_batch_shape(train)
     result: list[Any] = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=[batches() for _ in chunks] if several else batches(),
         model=list(chunks) if several else chunks[0],
         num_microbatches=samples // train.micro_batch_size,
-        seq_length=train.seq_length * rows,
-        micro_batch_size=train.micro_batch_size // rows,
-        decoder_seq_length=train.seq_length * rows,
+        seq_length=length,
+        micro_batch_size=rows,
+        decoder_seq_length=length,
         forward_only=forward_only,
         **options,
     )

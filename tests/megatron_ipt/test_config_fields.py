@@ -93,8 +93,19 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "another_layout": (
         "transformer_config",
         {"account_for_loss_in_pipeline_split": True},
-        "is not supported by our layers or batches; use train.pipeline_model_parallel_layout",
+        "is not supported here; use train.pipeline_model_parallel_layout",
     ),
+    "an_older_name": (
+        "transformer_config",
+        {"external_cuda_graph": True},
+        "external_cuda_graph: is not supported here; use cuda_graph_impl",
+    ),
+    "an_older_name_of_parts": (
+        "transformer_config",
+        {"cuda_graph_impl": "local", "cuda_graph_scope": "attn"},
+        "cuda_graph_scope: is not supported here; use cuda_graph_modules",
+    ),
+    "fewer_bits": ("transformer_config", {"fp4": "e2m1"}, "fp4: is not supported here; leave it out"),
     "contradiction": (
         "transformer_config",
         {"fp8": "hybrid", "first_last_layers_bf16": True},

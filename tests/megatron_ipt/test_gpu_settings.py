@@ -36,6 +36,7 @@ def lines(rules: Callable[[TrainSettings], Iterator[Contradiction]], settings: T
     [
         ({"cuda_graph_modules": ["mlp"]}, {}, "cuda_graph_modules: says how graphs are captured, and there are none"),
         ({"cuda_graph_impl": "full_iteration"}, {}, "would put the losses of each source"),
+        (GRAPHS, {"bf16": False}, "captures layers with bf16 inputs, and train.bf16 is false; set train.bf16: true"),
         ({**GRAPHS, "cuda_graph_warmup_steps": 0}, {}, "cuda_graph_warmup_steps: weights are gathered for the first"),
         (GRAPHS, {"reset_attention_mask": True, "reset_position_ids": True}, "use cuda_graph_modules: [mlp], or train"),
         ({**GRAPHS, **HYBRID}, {"fp8_shadow_interval": 5}, "leave out train.fp8_shadow_interval, or the graphs"),
