@@ -154,6 +154,17 @@ def finish_param_gather(chunks: Sequence[torch.nn.Module], optimizer: MegatronOp
         chunk.start_param_sync(force_sync=True)
 
 
+def expect_update(chunks: Sequence[DistributedDataParallel]) -> None:
+    """After a forward pass between a step's backward pass and its update: that pass gathered what was there before.
+
+    megatron-core clears the mark of a gather as gradients are reduced, and sets it in the next forward pass, which it
+    takes to be that of the next step; the update would reach no other rank.
+    """
+    for chunk in chunks:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.reset_param_sync_dispatch_state()
+
+
 @contextmanager
 def without_grad_buffers(chunks: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Give the gradients' memory (4 bytes a parameter) to something else for a while; they are zero afterwards."""

@@ -21,6 +21,7 @@ def forward_backward(run: Run, batches: Sequence[Batch], global_batch_size: int)
     losses = _losses(run, batches, global_batch_size, backward=True, full=run.shadow.is_full(iteration))
     if run.shadow.is_due(iteration, losses.tokens):
         full = _losses(run, batches, global_batch_size, backward=False, full=True)
+        models.expect_update(run.chunks)
         _compare(run, iteration, losses.mean, full.mean)
     return losses
 

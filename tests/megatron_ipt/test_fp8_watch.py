@@ -10,6 +10,7 @@ from conftest import TinyRun, losses
 FP8 = ["train.parity_gate=false", "train.held_out=null", "train.fp8_emulation=hybrid"]
 WATCHED = [*FP8, "train.fp8_shadow_interval=1", "train.train_iters=3"]
 TP2 = ["train.tensor_model_parallel_size=2", "train.sequence_parallel=true", "train.micro_batch_size=4"]
+OVERLAPPED = ["train.overlap_grad_reduce=true", "train.overlap_param_gather=true"]
 STILL = ["train.parity_gate=false", "train.lr=1e-30", "train.train_iters=1", "train.eval_interval=1"]
 FALLING = [*FP8, *TP2, "train.fp8_shadow_interval=2", "train.fp8_shadow_tolerance=1e-9", "train.fp8_fallback_iters=3"]
 
@@ -19,6 +20,8 @@ def ran(tiny: TinyRun, train_layouts: Any) -> Any:
     jobs = {
         "fp8_off": ["train.parity_gate=false", "train.held_out=null", "train.train_iters=1"],
         "fp8_watched": [*WATCHED, *TP2, "train.parity_gate=true"],
+        "fp8_gathered": [*FP8, *OVERLAPPED, "train.train_iters=3"],
+        "fp8_gathered_watched": [*WATCHED, *OVERLAPPED],
         "fp8_still": [*STILL, *FP8[2:], "train.fp8_shadow_interval=1", "train.fp8_shadow_tolerance=1e-9"],
         "fp8_still_off": STILL,
         "fp8_watched_pp2": [*WATCHED, "train.pipeline_model_parallel_size=2"],
@@ -47,6 +50,11 @@ def test_the_batch_without_fp8_has_the_loss_of_a_run_without(ran: Any, run: str)
 def test_watching_changes_nothing(ran: Any) -> None:
     """Up to the first fall the steps of a run that watches now and then are those of one that always does."""
     assert losses(ran["fp8_falling"])[:2] == losses(ran["fp8_watched"])[:2]
+
+
+def test_watching_leaves_the_update_to_be_gathered(ran: Any) -> None:
+    """Two replicas that gather weights in the forward pass: the one without FP8 must not count as the next step's."""
+    assert losses(ran["fp8_gathered_watched"]) == losses(ran["fp8_gathered"])
 
 
 def test_a_window_is_taken_without_fp8(ran: Any) -> None:
