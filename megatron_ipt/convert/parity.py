@@ -33,7 +33,9 @@ from megatron_ipt.convert.reference import (
     watched,
 )
 from megatron_ipt.mcore import config as configs
+from megatron_ipt.mcore import device, kernels
 from megatron_ipt.mcore import model as models
+from megatron_ipt.mcore.contradiction import refuse
 from megatron_ipt.mcore.plain import plain
 from megatron_ipt.settings import TrainSettings
 
@@ -129,6 +131,8 @@ def gate(directory: Path, architecture: Architecture, train: TrainSettings, voca
     """
     precision = train.parity_precision
     # the run's own settings, but for number formats: what the gate passes must be what trains
+    if device.transformer_impl(train.transformer_impl) == "transformer_engine":
+        refuse(kernels.of_the_gate(train))
     exact = plain(train).model_copy(update={"bf16": precision == "bfloat16"})
     chunks = models.build(architecture, configs.transformer_config(architecture, exact), exact, vocab_size)
     load_hf(chunks, directory, architecture)

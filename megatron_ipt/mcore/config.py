@@ -159,6 +159,7 @@ def _contradictions(train: TrainSettings, architecture: Architecture) -> Iterato
 def check_runs_here(config: TransformerConfig, train: TrainSettings) -> None:
     """UserError for a configuration that is legal but that this machine cannot compute."""
     graph_rules.check_environment(train, os.environ)
+    kernels.check_environment(train, os.environ)
     if config.transformer_impl != "transformer_engine":
         refuse(kernels.lacking(config, train, has_gpu=device.has_gpu(), has_engine=device.has_transformer_engine()))
         return

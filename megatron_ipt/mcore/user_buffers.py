@@ -9,7 +9,7 @@ Transformer Engine.  Names and rules are those of transformer_engine/pytorch/mod
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +52,8 @@ def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
     ):
         ways = train.tensor_model_parallel_size
         yield Contradiction(KEY, f"a micro batch's tokens on a rank do not divide by {ways}", "change train.seq_length")
+    if wanted and not train.bf16:
+        yield Contradiction(KEY, "has buffers of bf16 or FP8, and train.bf16 is false", "set train.bf16: true")
     if train.tp_comm_overlap_cfg is not None and not wanted:
         mend = "set train.transformer_config.tp_comm_overlap: true"
         yield Contradiction(FILE, "says how communication is overlapped, and it is not", mend)
@@ -77,6 +79,37 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         if found.get(dgrad, {}).get("method", "bulk") != "bulk" and wgrad in found:
             raise UserError(f"{path}: {wgrad}", f"goes with a bulk {dgrad} only", f"leave out {wgrad}, or {dgrad}")
     return found
+
+
+def check_scatter(path: Path, found: Mapping[str, Mapping[str, Any]], own: Mapping[str, Any]) -> None:
+    """UserError where file and layers differ on how the gradient of an input is scattered.
+
+    `own`: train.transformer_config.  A layer that expects `bulk` would be given a buffer of another kind, or reversed.
+    """
+    for product in ("qkv", "fc1"):
+        scatters = bool(own.get("tp_comm_overlap_rs_dgrad")) and not own.get(f"tp_comm_overlap_disable_{product}")
+        method = found.get(f"{product}_dgrad", {}).get("method", "bulk")
+        if scatters and method == "bulk":
+            problem = f"tp_comm_overlap_rs_dgrad is set, and {product}_dgrad is bulk"
+            raise UserError(path, problem, f"give {product}_dgrad a method of ring_exchange or pipeline")
+        if not scatters and method != "bulk":
+            problem = f"{product}_dgrad is {method}, and the layers scatter it in bulk"
+            mend = "set train.transformer_config.tp_comm_overlap_rs_dgrad: true, or use bulk"
+            raise UserError(path, problem, mend)
+
+
+def of_each_mode(found: Mapping[str, dict[str, Any]], count: int) -> list[dict[str, dict[str, Any]]]:
+    """`found` for each of `count` formats.
+
+    Transformer Engine moves a product to its own method once for all formats and fails where a second one names it.
+    """
+    moved = {
+        product: {option: value for option, value in options.items() if option != "method"}
+        if product.endswith("_dgrad") and METHODS[product][0] == "bulk"
+        else options
+        for product, options in found.items()
+    }
+    return [dict(found), *[moved] * (count - 1)]
 
 
 def _check(path: Path, product: str, option: str, value: Any) -> None:
@@ -113,12 +146,14 @@ def allocate(config: TransformerConfig, train: TrainSettings) -> bool:
     if not config.tp_comm_overlap:
         return False
     base = importlib.import_module("transformer_engine.pytorch.module.base")
+    found = read(train.tp_comm_overlap_cfg) if train.tp_comm_overlap_cfg else {}
+    check_scatter(train.tp_comm_overlap_cfg or Path(FILE), found, train.transformer_config)
     try:
         base.initialize_ub(
             shape=shape(train, config.hidden_size),
             tp_size=train.tensor_model_parallel_size,
             quantization_modes=[base.UserBufferQuantizationMode[mode] for mode in modes(train)],
-            ub_cfgs=read(train.tp_comm_overlap_cfg) if train.tp_comm_overlap_cfg else {},
+            ub_cfgs=of_each_mode(found, len(modes(train))),
             bootstrap_backend=train.tp_comm_bootstrap_backend,
         )
     except (RuntimeError, ValueError, KeyError) as error:

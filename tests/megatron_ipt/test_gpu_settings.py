@@ -95,6 +95,7 @@ def test_random_numbers_that_a_graph_draws_anew(kind: str, layers: str, drawn_by
     [
         ({**OVERLAP, "sequence_parallel": False}, "overlaps what sequence parallelism sends, and there is none"),
         ({**OVERLAP, "tensor_model_parallel_size": 3}, "a micro batch's tokens on a rank do not divide by 3"),
+        ({**OVERLAP, "bf16": False}, "has buffers of bf16 or FP8, and train.bf16 is false"),
         ({"tp_comm_overlap_cfg": "a.yaml"}, "train.tp_comm_overlap_cfg: says how communication is overlapped, and it"),
     ],
 )
@@ -156,6 +157,43 @@ def test_buffers_for_each_format_in_which_layers_send(
     assert user_buffers.modes(train(transformer_config=own, **changed)) == formats
 
 
+RING = {"qkv_dgrad": {"method": "ring_exchange", "num_sm": 1}, "fc1_dgrad": {"method": "pipeline"}}
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "told"),
+    [
+        ({}, {}, None),
+        ({"qkv_dgrad": {"method": "bulk"}}, {}, None),
+        (RING, {"tp_comm_overlap_rs_dgrad": True}, None),
+        (RING, {}, "qkv_dgrad is ring_exchange, and the layers scatter it in bulk; set train.transformer_config.tp_"),
+        ({}, {"tp_comm_overlap_rs_dgrad": True}, "tp_comm_overlap_rs_dgrad is set, and qkv_dgrad is bulk; give qkv"),
+        (
+            {"fc1_dgrad": {"method": "pipeline"}},
+            {"tp_comm_overlap_rs_dgrad": True, "tp_comm_overlap_disable_qkv": True},
+            None,
+        ),
+    ],
+)
+def test_file_and_layers_agree_on_how_gradients_are_scattered(
+    found: dict[str, Any], own: dict[str, Any], told: str | None
+) -> None:
+    if told is None:
+        user_buffers.check_scatter(Path("a.yaml"), found, own)
+        return
+    with pytest.raises(UserError) as error:
+        user_buffers.check_scatter(Path("a.yaml"), found, own)
+    assert told in str(error.value)
+
+
+def test_a_product_is_moved_to_its_own_method_once() -> None:
+    """Transformer Engine keeps that for the second format, and would look in vain for the product where it was."""
+    assert user_buffers.of_each_mode(RING, 1) == [RING]
+    found = {**RING, "qkv_fprop": {"method": "ring_exchange"}}
+    second = {"qkv_dgrad": {"num_sm": 1}, "fc1_dgrad": {}, "qkv_fprop": {"method": "ring_exchange"}}
+    assert user_buffers.of_each_mode(found, 2) == [found, second]
+
+
 def test_a_buffer_holds_a_micro_batch() -> None:
     assert user_buffers.shape(train(micro_batch_size=2, context_parallel_size=2, **OVERLAP), 512) == [64, 512]
 
@@ -210,6 +248,11 @@ def test_bytes_of_a_parameters_states(own: dict[str, Any], changed: dict[str, An
     ("own", "changed", "told"),
     [
         ({"cross_entropy_fusion_impl": "te"}, {}, "says how the loss is fused, and it is not"),
+        (
+            {"attention_backend": "fused"},
+            {"bf16": False},
+            "fused computes in 16 bits, and train.bf16 is false; use auto",
+        ),
         ({"attention_backend": "local"}, {"transformer_impl": "transformer_engine"}, "turns every attention of Transf"),
         (
             {"attention_backend": "unfused"},
@@ -246,6 +289,23 @@ def test_what_this_machine_has_not(own: dict[str, Any], changed: dict[str, Any],
     settings = train(transformer_config=own, **changed)
     config = SimpleNamespace(**{**off, **own})
     assert told in str(UserError(*next(kernels.lacking(config, settings, has_gpu=False, has_engine=False))))
+
+
+@pytest.mark.parametrize("backend", ["fused", "flash"])
+def test_a_gate_in_fp32_has_no_kernel_of_16_bits(backend: str) -> None:
+    """The gate keeps the run's attention; Transformer Engine would find none, and say so in a traceback."""
+    own = {"attention_backend": backend}
+    (told,) = lines(kernels.of_the_gate, train(transformer_config=own))
+    assert "parity_precision: attention_backend" in told and told.endswith("or use attention_backend: auto")
+    assert lines(kernels.of_the_gate, train(transformer_config=own, parity_precision="bfloat16")) == []
+    assert lines(kernels.of_the_gate, train()) == []
+
+
+def test_an_environment_that_chooses_another_attention() -> None:
+    with pytest.raises(UserError, match="has NVTE_FUSED_ATTN=0, and auto sets 1; unset NVTE_FUSED_ATTN"):
+        kernels.check_environment(train(), {"NVTE_FUSED_ATTN": "0"})
+    fused = train(transformer_config={"attention_backend": "fused"})
+    kernels.check_environment(fused, {"NVTE_FLASH_ATTN": "0", "NVTE_FUSED_ATTN": "1"})
 
 
 def test_a_model_to_look_at_has_nothing_of_a_gpus_speed() -> None:

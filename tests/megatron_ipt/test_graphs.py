@@ -145,7 +145,7 @@ def test_buffers_are_asked_for_once_and_given_back(ran: Any) -> None:
             "shape": [128, 64],
             "tp_size": 1,
             "quantization_modes": ["NONE"],
-            "ub_cfgs": {"qkv_fprop": {"method": "ring_exchange", "num_sm": 2}},
+            "ub_cfgs": [{"qkv_fprop": {"method": "ring_exchange", "num_sm": 2}}],
             "bootstrap_backend": "nccl",
         },
     ]

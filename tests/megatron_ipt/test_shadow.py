@@ -43,6 +43,7 @@ def test_the_window_survives_a_resume() -> None:
     after = Shadow(interval=2, tolerance=0.1, fallback_iters=5).restored(before.state())
     assert after == before
     assert Shadow(interval=2).restored({}) == Shadow(interval=2)
+    assert Shadow().restored(before.state()) == Shadow()  # the probe was taken out, and its window with it
 
 
 def test_a_tolerance_without_a_probe_is_refused() -> None:
