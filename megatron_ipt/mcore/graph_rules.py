@@ -19,6 +19,8 @@ IMPL: Final = "train.transformer_config.cuda_graph_impl"
 ALLOCATOR: Final = "PYTORCH_CUDA_ALLOC_CONF"
 OF_ATTENTION: Final = ("attn", "full")
 """Modules whose capture has attention in it."""
+MODULES: Final = ("mlp", *OF_ATTENTION)
+"""The modules that a layer of ours has."""
 
 
 def implementation(train: TrainSettings) -> str:
@@ -35,6 +37,10 @@ def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
                 problem = "says how graphs are captured, and there are none"
                 yield Contradiction(f"train.transformer_config.{key}", problem, "set cuda_graph_impl beside it")
         return
+    if unknown := [module for module in _modules(own) if module not in MODULES]:
+        problem = f"{unknown[0]} is no part of these layers"
+        mend = "use a list of attn and mlp, or leave it out for whole layers"
+        yield Contradiction("train.transformer_config.cuda_graph_modules", problem, mend)
     if kind == "full_iteration":
         problem = "would put the losses of each source, which are told on the host, into the graph"
         yield Contradiction(IMPL, problem, "use transformer_engine, or local")
@@ -54,9 +60,13 @@ def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
         yield Contradiction(IMPL, problem, "use one batch size, or begin with graphs after the ramp")
 
 
-def _has_attention(own: Mapping[str, Any]) -> bool:
+def _modules(own: Mapping[str, Any]) -> list[Any]:
     given = own.get("cuda_graph_modules") or ()
-    modules = given.split(",") if isinstance(given, str) else given
+    return given.split(",") if isinstance(given, str) else list(given)
+
+
+def _has_attention(own: Mapping[str, Any]) -> bool:
+    modules = _modules(own)
     return not modules or any(module in OF_ATTENTION for module in modules)
 
 

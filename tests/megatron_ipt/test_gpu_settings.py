@@ -35,6 +35,13 @@ def lines(rules: Callable[[TrainSettings], Iterator[Contradiction]], settings: T
     ("own", "changed", "told"),
     [
         ({"cuda_graph_modules": ["mlp"]}, {}, "cuda_graph_modules: says how graphs are captured, and there are none"),
+        (
+            {**GRAPHS, "cuda_graph_modules": ["mpl"]},
+            {},
+            "cuda_graph_modules: mpl is no part of these layers; use a list",
+        ),
+        ({**GRAPHS, "cuda_graph_modules": "attn mlp"}, {}, "cuda_graph_modules: attn mlp is no part of these layers"),
+        ({**GRAPHS, "cuda_graph_modules": ["moe"]}, {}, "cuda_graph_modules: moe is no part of these layers"),
         ({"cuda_graph_impl": "full_iteration"}, {}, "would put the losses of each source"),
         (GRAPHS, {"bf16": False}, "captures layers with bf16 inputs, and train.bf16 is false; set train.bf16: true"),
         ({**GRAPHS, "cuda_graph_warmup_steps": 0}, {}, "cuda_graph_warmup_steps: weights are gathered for the first"),
