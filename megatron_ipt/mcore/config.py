@@ -35,6 +35,7 @@ BUCKET_SIZE = 40_000_000
 UNSUPPORTED = {
     **dict.fromkeys(("expert_model_parallel_size", "num_moe_experts"), "leave it out"),
     **dict.fromkeys(("fp4", "fp4_param", "optimizer_cuda_graph"), "leave it out"),
+    **dict.fromkeys(("cpu_offloading", "fine_grained_activation_offloading"), "use train.recompute_granularity"),
     **dict.fromkeys(("enable_cuda_graph", "external_cuda_graph"), "use cuda_graph_impl"),
     "cuda_graph_scope": "use cuda_graph_modules",
     **dict.fromkeys(("window_attn_skip_freq", "qk_l2_norm"), "leave it out"),

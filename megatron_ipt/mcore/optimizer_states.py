@@ -36,6 +36,7 @@ def is_wanted(train: TrainSettings) -> bool:
 
 def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
     own = train.optimizer_config
+    yield from _of_offload(train)
     if not is_wanted(train):
         for field in LEGAL:
             if own.get(field, "float32") != "float32":
@@ -52,6 +53,21 @@ def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
             problem = f"Transformer Engine's FusedAdam has no {own[field]} for it"
             yield Contradiction(f"{SECTION}.{field}", problem, f"use {', '.join(legal)}")
     yield from _of_fp8(own, train)
+
+
+def _of_offload(train: TrainSettings) -> Iterator[Contradiction]:
+    """States in host memory go by the same path, as Megatron-LM's arguments.py says."""
+    if not train.optimizer_config.get("optimizer_cpu_offload"):
+        return
+    if not is_wanted(train):
+        yield Contradiction(f"{SECTION}.optimizer_cpu_offload", f"needs {SWITCH}", f"set {SWITCH}: true beside it")
+    recipe = fp8.recipe_of(train.transformer_config)
+    if train.transformer_config.get("fp8_param") and recipe not in (None, "delayed"):
+        problem, mend = (
+            f"does not go with fp8_param and fp8_recipe: {recipe}",
+            "use fp8_recipe: delayed, or leave it out",
+        )
+        yield Contradiction(f"{SECTION}.optimizer_cpu_offload", problem, mend)
 
 
 def _of_fp8(own: Mapping[str, Any], train: TrainSettings) -> Iterator[Contradiction]:

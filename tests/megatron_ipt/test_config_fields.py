@@ -105,6 +105,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"cuda_graph_impl": "local", "cuda_graph_scope": "attn"},
         "cuda_graph_scope: is not supported here; use cuda_graph_modules",
     ),
+    "offloaded": (
+        "transformer_config",
+        {"cpu_offloading": True},
+        "cpu_offloading: is not supported here; use train.recompute_granularity",
+    ),
     "fewer_bits": ("transformer_config", {"fp4": "e2m1"}, "fp4: is not supported here; leave it out"),
     "contradiction": (
         "transformer_config",
@@ -127,7 +132,7 @@ BUILD = """
 import json, sys
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture
-from megatron_ipt.mcore import config
+from megatron_ipt.mcore import config, dry, parallel
 from megatron_ipt.settings import TrainSettings
 model = Architecture(4, 64, 176, 8, 4, 8, 1e-5, 1e4, 512)
 def settings(**sections):
@@ -168,6 +173,13 @@ try:
     config.check_runs_here(config.transformer_config(model, train), train)
 except UserError as error:
     told["norms recomputed"] = str(error)
+graphed = settings(transformer_config={"cuda_graph_impl": "local"}, transformer_impl="local")
+with dry.fake_group(0, 1), parallel.model_parallel(graphed, with_gloo=False):
+    try:
+        config.check_runs_here(config.transformer_config(model, graphed), graphed)
+        told["graphs without a GPU"] = ""
+    except UserError as error:
+        told["graphs without a GPU"] = str(error)
 short = settings(optimizer_config={"use_precision_aware_optimizer": True, "exp_avg_dtype": "bfloat16"})
 built = config.optimizer_config(short)
 told["short states"] = [built.use_precision_aware_optimizer, str(built.exp_avg_dtype), str(built.exp_avg_sq_dtype)]
@@ -208,6 +220,12 @@ def test_legal_values_become_members_of_their_types(told: dict[str, Any]) -> Non
 def test_what_follows_from_fp8_reaches_the_other_configurations(told: dict[str, Any]) -> None:
     assert (told["follows"], told["without"]) == (["tensorwise", True], [None, False])
     assert told["made on the GPU"] and told["made on the CPU"]
+
+
+def test_graphs_without_a_gpu_are_a_line_of_each_rank(told: dict[str, Any]) -> None:
+    """Reached through the groups and generators of a run, which torch has none of here that a graph could use."""
+    if not device.has_gpu():
+        assert told["graphs without a GPU"].endswith("cuda_graph_impl: there is no GPU here; leave it out")
 
 
 def test_fp8_wants_transformer_engine_and_a_gpu(told: dict[str, Any]) -> None:

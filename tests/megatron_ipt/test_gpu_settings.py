@@ -209,6 +209,16 @@ def test_a_buffer_holds_a_micro_batch() -> None:
     ("own", "changed", "told"),
     [
         ({"exp_avg_dtype": "bfloat16"}, {}, "exp_avg_dtype: needs use_precision_aware_optimizer"),
+        (
+            {"optimizer_cpu_offload": True},
+            {},
+            "optimizer_cpu_offload: needs use_precision_aware_optimizer; set use_prec",
+        ),
+        (
+            {**SHORT, "optimizer_cpu_offload": True},
+            {"transformer_config": {**HYBRID, "fp8_param": True}},
+            "optimizer_cpu_offload: does not go with fp8_param and fp8_recipe: tensorwise; use fp8_recipe: delayed",
+        ),
         (SHORT, {"use_distributed_optimizer": False}, "set train.use_distributed_optimizer: true"),
         (SHORT, {"bf16": False}, "is of masters beside bf16 weights"),
         ({**SHORT, "exp_avg_dtype": "float64"}, {}, "FusedAdam has no float64 for it; use float32, float16, bfloat16"),
