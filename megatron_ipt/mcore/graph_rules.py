@@ -16,7 +16,8 @@ from megatron_ipt.mcore.contradiction import Contradiction
 from megatron_ipt.settings import TrainSettings
 
 IMPL: Final = "train.transformer_config.cuda_graph_impl"
-ALLOCATOR: Final = "PYTORCH_CUDA_ALLOC_CONF"
+ALLOCATORS: Final = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Names of the setting, the second of torch 2.9 and later."""
 OF_ATTENTION: Final = ("attn", "full")
 """Modules whose capture has attention in it."""
 MODULES: Final = ("mlp", *OF_ATTENTION)
@@ -72,9 +73,9 @@ def _has_attention(own: Mapping[str, Any]) -> bool:
 
 def check_environment(train: TrainSettings, environment: Mapping[str, str]) -> None:
     """UserError where NCCL would register the addresses of graphs that the allocator moves (megatron-core's check)."""
-    grows = "expandable_segments:True" in environment.get(ALLOCATOR, "")
-    if implementation(train) == "transformer_engine" and grows and environment.get("NCCL_GRAPH_REGISTER") != "0":
-        problem = f"{ALLOCATOR}=expandable_segments:True with NCCL_GRAPH_REGISTER unset reads memory that has moved"
+    moving = [name for name in ALLOCATORS if "expandable_segments:True" in environment.get(name, "")]
+    if implementation(train) == "transformer_engine" and moving and environment.get("NCCL_GRAPH_REGISTER") != "0":
+        problem = f"{moving[0]}=expandable_segments:True with NCCL_GRAPH_REGISTER unset reads memory that has moved"
         raise UserError(IMPL, problem, "set NCCL_GRAPH_REGISTER=0 in the environment")
 
 

@@ -32,6 +32,10 @@ def contradictions(train: TrainSettings) -> Iterator[Contradiction]:
     if own.get("cross_entropy_fusion_impl") and not own.get("cross_entropy_loss_fusion"):
         problem, mend = "says how the loss is fused, and it is not", "set cross_entropy_loss_fusion: true beside it"
         yield Contradiction(f"{SECTION}.cross_entropy_fusion_impl", problem, mend)
+    for field in ("cross_entropy_loss_fusion", "tp_comm_overlap"):
+        if train.deterministic_mode and own.get(field):
+            problem = "may give other bits each time, and train.deterministic_mode is set"
+            yield Contradiction(f"{SECTION}.{field}", problem, "leave one of the two out")
     backend = backend_of(train)
     if backend in IN_16_BITS and not train.bf16:
         problem = f"{backend} computes in 16 bits, and train.bf16 is false"

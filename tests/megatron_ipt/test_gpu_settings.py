@@ -75,8 +75,9 @@ def test_what_goes_with_graphs(own: dict[str, Any], changed: dict[str, Any]) -> 
     assert lines(graph_rules.contradictions, train(transformer_config=own, **changed)) == []
 
 
-def test_graphs_and_an_allocator_that_moves_memory() -> None:
-    moving = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_graphs_and_an_allocator_that_moves_memory(name: str) -> None:
+    moving = {name: "expandable_segments:True"}
     with pytest.raises(UserError, match="set NCCL_GRAPH_REGISTER=0 in the environment"):
         graph_rules.check_environment(train(transformer_config=GRAPHS), moving)
     graph_rules.check_environment(train(transformer_config=GRAPHS), {**moving, "NCCL_GRAPH_REGISTER": "0"})
@@ -264,6 +265,12 @@ def test_bytes_of_a_parameters_states(own: dict[str, Any], changed: dict[str, An
 @pytest.mark.parametrize(
     ("own", "changed", "told"),
     [
+        (
+            {"cross_entropy_loss_fusion": True},
+            {"deterministic_mode": True},
+            "cross_entropy_loss_fusion: may give other",
+        ),
+        ({"tp_comm_overlap": True}, {"deterministic_mode": True}, "may give other bits each time, and train.determini"),
         ({"cross_entropy_fusion_impl": "te"}, {}, "says how the loss is fused, and it is not"),
         (
             {"attention_backend": "fused"},
