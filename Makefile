@@ -49,7 +49,13 @@ clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The interpreter: python3.12 on PATH, which is also the one that pyenv selects by .python-version.
+# It is made anew when these change; one that another checkout made is left alone.
 $(VENV)/.installed: setup.py constraints-cpu.txt .python-version
+	@owner=$$(cat $@ 2>/dev/null); \
+	if [ -e $@ ] && [ "$${owner:-$(if $(filter .venv,$(VENV)),$(CURDIR))}" != "$(CURDIR)" ]; then \
+	  echo "error: $(VENV) belongs to another checkout ($${owner:-unknown}); give another VENV, or remove it" >&2; \
+	  exit 1; \
+	fi
 	@wanted=$$(cat .python-version); \
 	for python in python$$wanted python3 python; do \
 	  found=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
@@ -63,4 +69,4 @@ $(VENV)/.installed: setup.py constraints-cpu.txt .python-version
 	echo "making $(VENV) with $$($$python -c 'import sys; print(sys.executable, sys.version.split()[0])'); this takes a few minutes"; \
 	$$python -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e ".[quickstart,dev]"
-	@touch $@
+	@echo "$(CURDIR)" > $@
