@@ -78,7 +78,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, told: str):
     ("content", "told"),
     [
         (b"\xef\xbb\xbf" + lines(ROWS), r"begins with a byte order mark \(BOM\); save it"),
-        (gzip.compress(lines(ROWS)), "is compressed by gzip; name it .jsonl.gz"),
+        (gzip.compress(lines(ROWS), mtime=0), "is compressed by gzip; name it .jsonl.gz"),
         (zstandard.compress(lines(ROWS)), "is compressed by zstd; name it .jsonl.zst"),
         (b"PAR1...", "is Parquet; name it .parquet"),
     ],
