@@ -162,7 +162,9 @@ def check_runs_here(config: TransformerConfig, train: TrainSettings) -> None:
     graph_rules.check_environment(train, os.environ)
     kernels.check_environment(train, os.environ)
     if config.transformer_impl != "transformer_engine":
-        refuse(kernels.lacking(config, train, has_gpu=device.has_gpu(), has_engine=device.has_transformer_engine()))
+        refuse(
+            kernels.lacking(config, train, captures=device.pick("graphs"), has_engine=device.has_transformer_engine())
+        )
         return
     if train.fp8_emulation is not None:
         raise UserError(

@@ -40,6 +40,7 @@ class Difference:
 TABLE: tuple[Difference, ...] = (
     Difference("device", "cpu", "cuda", "where tensors live"),
     Difference("backend", "gloo", "nccl", "torch.distributed backend"),
+    Difference("graphs", False, True, "random numbers that a graph draws anew are CUDA's"),
     Difference("pin_memory", False, True, "batches in pinned host memory are copied while the GPU computes"),
     Difference(
         "optimizer", "torch adam", "fused adam", "both keep the step count in the param group: one checkpoint format"

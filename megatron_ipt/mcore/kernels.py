@@ -69,7 +69,7 @@ def check_environment(train: TrainSettings, environment: Mapping[str, str]) -> N
             raise UserError(f"{SECTION}.attention_backend", problem, f"unset {name}")
 
 
-def lacking(config: Any, train: TrainSettings, *, has_gpu: bool, has_engine: bool) -> Iterator[Contradiction]:
+def lacking(config: Any, train: TrainSettings, *, captures: bool, has_engine: bool) -> Iterator[Contradiction]:
     """What `config`, a TransformerConfig with the local layers, asks for and this machine has not."""
     if config.recompute_granularity == "selective" and "layernorm" in (config.recompute_modules or ()):
         problem = "layernorm needs Transformer Engine's layers, and these are the local ones"
@@ -86,7 +86,7 @@ def lacking(config: Any, train: TrainSettings, *, has_gpu: bool, has_engine: boo
     if config.cross_entropy_loss_fusion and config.cross_entropy_fusion_impl == "te" and not has_engine:
         problem = "te is Transformer Engine's kernel, and there is none here"
         yield Contradiction(f"{SECTION}.cross_entropy_fusion_impl", problem, "use native, or leave it out")
-    if config.cuda_graph_impl != "none" and not has_gpu:
+    if config.cuda_graph_impl != "none" and not captures:
         yield Contradiction(f"{SECTION}.cuda_graph_impl", "there is no GPU here", "leave it out")
     if config.cuda_graph_impl == "transformer_engine" and not has_engine:
         problem = "there is no Transformer Engine to capture with"

@@ -82,8 +82,8 @@ def model_parallel(train: TrainSettings, *, with_gloo: bool = True) -> Iterator[
     )
     try:
         torch.manual_seed(train.seed)
-        # torch has such generators on a GPU alone; that graphs need one is told with all else this machine lacks
-        how = generators(train, device.transformer_impl(train.transformer_impl)) if device.has_gpu() else {}
+        # that graphs need a GPU is told with all else this machine lacks
+        how = generators(train, device.transformer_impl(train.transformer_impl)) if device.pick("graphs") else {}
         tensor_parallel.model_parallel_cuda_manual_seed(train.seed, force_reset_rng=True, **how)
         yield Ranks(
             rank=dist.get_rank(),

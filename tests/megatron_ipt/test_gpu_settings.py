@@ -312,7 +312,7 @@ def test_what_this_machine_has_not(own: dict[str, Any], changed: dict[str, Any],
     off |= {"cross_entropy_loss_fusion": False, "cross_entropy_fusion_impl": "native", "cuda_graph_impl": "none"}
     settings = train(transformer_config=own, **changed)
     config = SimpleNamespace(**{**off, **own})
-    assert told in str(UserError(*next(kernels.lacking(config, settings, has_gpu=False, has_engine=False))))
+    assert told in str(UserError(*next(kernels.lacking(config, settings, captures=False, has_engine=False))))
 
 
 @pytest.mark.parametrize("backend", ["fused", "flash"])
