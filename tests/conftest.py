@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from data_prep.indexing.ragged import ragged
 from data_prep.indexing.writer import IndexedDatasetWriter
 from data_prep.manifest import Manifest, TokenizerIdentity
 
 WriteDataset = Callable[..., Manifest]
+
+settings.register_profile("untimed", deadline=None)  # a loaded machine makes no example wrong
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
