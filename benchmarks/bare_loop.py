@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """What megatron-core alone takes for a step: forward, backward, clip, update on batches in memory, and nothing else.
 
-    torchrun --nproc-per-node N benchmarks/bare_loop.py JOB OUT
+    torchrun --nproc-per-node N benchmarks/bare_loop.py JOB OUT [BATON]
 
 JOB is a JSON file (`training_cases.Job`): fields of megatron-core's three configurations and the file of token ids.
 All batches lie on the device before the first step.  No loss is looked at, nothing is judged, logged or kept: this is
-what our run is held against.  OUT gets the milliseconds from the start of each step to the start of the next, the
-losses, and the largest memory.
+what our run is held against.  OUT gets the milliseconds from the start of each step to the start of the next, those of
+the processor, the losses, and the largest memory.  With BATON (`steps.py`) it takes its steps in turn with our run.
 
 Of our package it has the CPU shim alone, where there is no GPU.  It has not run on a GPU.
 """
@@ -16,12 +16,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import steps
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -173,7 +173,7 @@ def schedule(config: TransformerConfig) -> Callable[..., list[dict[str, torch.Te
     return run
 
 
-def train(job: Mapping[str, Any]) -> dict[str, Any]:
+def train(job: Mapping[str, Any], noted: steps.Steps) -> dict[str, Any]:
     """`steps` steps; what they took."""
     config = transformer_config(job)
     graphs = config.cuda_graph_impl != "none"
@@ -186,9 +186,9 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
     optimizer = get_megatron_optimizer(of_optimizer, [model], config_overrides=standard)
     config.finalize_model_grads_func = finalize_model_grads
     config.grad_scale_func = optimizer.scale_loss
-    run, data, starts, losses, norms = schedule(config), batches(job), [], [], []
+    run, data, losses, norms = schedule(config), batches(job), [], []
     for step in data:
-        starts.append(time.perf_counter())
+        noted.begin()
         model.zero_grad_buffer()
         optimizer.zero_grad()
         told = run(
@@ -204,8 +204,10 @@ def train(job: Mapping[str, Any]) -> dict[str, Any]:
         losses.append([each["loss"].clone() for each in told])
         _, norm, _ = optimizer.step()
         norms.append(float(norm))
+    noted.end()
     return {
-        "periods_ms": (1e3 * np.diff(starts)).tolist(),
+        "periods_ms": noted.periods_ms,
+        "processor_ms": noted.processor_ms,
         "losses": [float(torch.stack(each).mean()) for each in losses if each],
         "norms": norms,
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -227,7 +229,7 @@ def main(arguments: Sequence[str]) -> None:
     dist.init_process_group("nccl" if HAS_GPU else "gloo")
     layout = [job["transformer_config"].get(f"{name}_model_parallel_size", 1) for name in ("tensor", "pipeline")]
     mpu.initialize_model_parallel(*layout)
-    told = train(job)
+    told = train(job, steps.of_this_rank(*arguments[2:] or [""]))
     if dist.get_rank() == dist.get_world_size() - 1:  # it has the losses, whatever the layout
         Path(arguments[1]).write_text(json.dumps(told), encoding="utf-8")
     dist.barrier()

@@ -11,8 +11,9 @@ metrics every step.  The bare loop is `bare_loop.py`: megatron-core's own classe
 batches in memory.  `--bare DIR` takes in its place a script `DIR/train.py` that does the same (--size JSON, --gbs,
 --mbs, --steps, --bf16, --dist-opt, --tp, --pp, --out FILE for {"ms": median milliseconds of a step}).
 
-Both train one model from scratch under torchrun, in turn, the order changing each time (`training_figures.py` says how
-turns are compared).  A step lasts from its start to the start of the next, so that all that lies between counts.
+Both train one model from scratch under torchrun: on a CPU at once, step by step, one computing while the other waits
+(`steps.py`); on a GPU one after the other.  The order changes from turn to turn (`training_figures.py` says how turns
+are compared).  A step lasts from its start to the start of the next, so that all that lies between counts.
 """
 
 from __future__ import annotations

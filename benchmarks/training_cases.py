@@ -67,7 +67,7 @@ def _sizes(layers: int, hidden: int, ffn: int, heads: int, groups: int, vocabula
 def _small(processes: int, **layout: int) -> Case:
     train = {"seq_length": 512, "micro_batch_size": 2, "global_batch_size": 4, **layout}
     threads = 2 if processes == 1 else 1  # two threads each on two cores collapse
-    return Case(_sizes(8, 256, 704, 8, 4, 4096), train, steps=11, processes=processes, threads=threads)
+    return Case(_sizes(8, 256, 704, 8, 4, 4096), train, steps=25, processes=processes, threads=threads)
 
 
 ON_A_GPU: Final = {

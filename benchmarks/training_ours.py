@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """One rank of our training run, as a user starts it, with the start of each step noted.
 
-    torchrun --nproc-per-node N benchmarks/training_ours.py RECIPE OUT
+    torchrun --nproc-per-node N benchmarks/training_ours.py RECIPE OUT [BATON]
 
-OUT gets what `bare_loop.py` writes of its side, and the seconds each step waited for data.  The checkpoint at the end
-is left out: it lies after the last step that counts, and of 8B parameters it would fill a disk.
+OUT gets what `bare_loop.py` writes of its side, and the seconds each step waited for data; BATON is as there.  The
+checkpoint at the end is left out: it lies after the last step that counts, and of 8B parameters it would fill a disk.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import steps
 
 from data_prep.errors import UserError
 from megatron_ipt import pretrain
@@ -27,23 +26,25 @@ from megatron_ipt.training import ending
 from megatron_ipt.training.metrics import read_metrics
 
 
-def main(recipe: Path, out: Path) -> None:
+def main(recipe: Path, out: Path, baton: str = "") -> None:
     settings = load_recipe(recipe)
-    starts: list[float] = []
+    noted_steps = steps.of_this_rank(baton)
     step = pretrain.training_step
 
     def noted(*arguments: Any) -> Any:
-        starts.append(time.perf_counter())
+        noted_steps.begin()
         return step(*arguments)
 
     pretrain.training_step = noted  # type: ignore[assignment]
     ending.save = lambda *_, **__: None
     with parallel.distributed():
         pretrain.pretrain(settings)
+        noted_steps.end()
     if os.environ.get("RANK", "0") == "0":
         rows = [row for row in read_metrics(RunPaths(settings.output_dir).metrics) if row["kind"] == "train"]
         told = {
-            "periods_ms": (1e3 * np.diff(starts)).tolist(),
+            "periods_ms": noted_steps.periods_ms,
+            "processor_ms": noted_steps.processor_ms,
             "data_ms": [1e3 * row["data_seconds"] for row in rows],
             "losses": [row["loss"] for row in rows],
             "norms": [row["grad_norm"] for row in rows],
@@ -54,6 +55,6 @@ def main(recipe: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]))
+        main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
     except UserError as error:
         sys.exit(f"error: {error}")

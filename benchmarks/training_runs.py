@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from typing import Any
 import training_figures as figures
 import yaml
 from random_tokens import chunks, write
+from steps import Baton
 from training_cases import Case
 from training_jobs import job, recipe, script_arguments
 
 from data_prep.errors import UserError
 
 HERE = Path(__file__).resolve().parent
+KEPT = ("periods_ms", "processor_ms", "data_ms")
 
 
 def probe(shapes: Sequence[Sequence[int]] | None = None, threads: int = 1) -> dict[str, Any]:
@@ -38,29 +41,64 @@ def built(case: Case) -> dict[str, Any]:
 
 
 def turn(case: Case, work: Path, bare: Path | None, *, reverse: bool, limit: float | None) -> dict[str, Any]:
-    """One run of each side, in one order or the other; UserError where both take more than `limit` seconds."""
-    began, done = time.monotonic(), {}
-    for side in ("bare", "ours") if reverse else ("ours", "bare"):
-        out = (work / f"{side}.json").absolute()
-        script: str = "training_ours.py"
-        arguments: list[Any] = [work / "recipe.yaml", out]
-        if side == "bare":
-            script, arguments = "bare_loop.py", [work / "job.json", out]
-            if bare is not None:
-                script = str(bare.absolute() / "train.py")
-                arguments = [*script_arguments(case), "--attention=sdpa", "--quiet", f"--out={out}"]
-        shutil.rmtree(work / "run", ignore_errors=True)
-        left = None if limit is None else limit - (time.monotonic() - began)
-        run(script, arguments, processes=case.processes, threads=case.threads, limit=left)
-        done[side] = short(json.loads(out.read_text(encoding="utf-8")))
-    return {"seconds": round(time.monotonic() - began, 1), **done}
+    """One run of each side, in one order or the other; UserError where both take more than `limit` seconds.
+
+    On a CPU the two go step by step; a card's memory has room for one, and another's script knows nothing of ours.
+    """
+    began = time.monotonic()
+    sides = ("bare", "ours") if reverse else ("ours", "bare")
+    step_by_step = bare is None and not case.gpu
+    shutil.rmtree(work / "run", ignore_errors=True)
+    if step_by_step:
+        _together(case, work, sides, limit)
+    else:
+        for side in sides:
+            left = None if limit is None else limit - (time.monotonic() - began)
+            _run_side(side, case, work, bare, limit=left)
+    done = {side: short(json.loads(_out(work, side).read_text(encoding="utf-8"))) for side in sides}
+    return {"seconds": round(time.monotonic() - began, 1), "step_by_step": step_by_step, **done}
+
+
+def _together(case: Case, work: Path, sides: Sequence[str], limit: float | None) -> None:
+    """Both at once, each computing while the other waits; where one fails the other is ended, and its reason told."""
+    baton = (work / "baton").absolute()
+    Baton.make(baton, case.processes)
+
+    def one(place: int) -> None:
+        try:
+            _run_side(sides[place], case, work, None, limit=limit, baton=f"{baton}:{place}")
+        except BaseException:
+            Baton.drop(baton)
+            raise
+
+    with ThreadPoolExecutor(len(sides)) as pool:
+        ends = [run.exception() for run in as_completed([pool.submit(one, place) for place in range(len(sides))])]
+    if failures := [error for error in ends if error is not None]:
+        raise failures[0]
+
+
+def _run_side(
+    side: str, case: Case, work: Path, bare: Path | None, *, limit: float | None, baton: str | None = None
+) -> None:
+    script, arguments = "training_ours.py", [work / "recipe.yaml", _out(work, side)]
+    if side == "bare" and bare is None:
+        script, arguments = "bare_loop.py", [work / "job.json", _out(work, side)]
+    elif side == "bare":
+        script = str(bare.absolute() / "train.py")
+        arguments = [*script_arguments(case), "--attention=sdpa", "--quiet", f"--out={_out(work, side)}"]
+    further = [] if baton is None else [baton]
+    run(script, [*arguments, *further], processes=case.processes, threads=case.threads, limit=limit)
+
+
+def _out(work: Path, side: str) -> Path:
+    return (work / f"{side}.json").absolute()
 
 
 def short(told: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a run: figures with few digits; of another's script the one median stands for each period."""
     if "ms" in told:
         told = {"periods_ms": [told["ms"]] * (figures.WARM_UP + 1), "losses": told["losses"]}
-    several: dict[str, Any] = {name: told[name] for name in ("periods_ms", "data_ms") if name in told}
+    several: dict[str, Any] = {name: told[name] for name in KEPT if name in told}
     several["losses"] = [told["losses"][0], told["losses"][-1]]
     digits: dict[str, Any] = {name: [float(f"{value:.5g}") for value in values] for name, values in several.items()}
     return {**digits, **{name: told[name] for name in ("memory_bytes",) if name in told}}

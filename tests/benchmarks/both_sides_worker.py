@@ -22,6 +22,7 @@ FOLDER, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import bare_loop  # noqa: E402
+import steps  # noqa: E402
 import training_dry  # noqa: E402
 import training_ours  # noqa: E402
 from training_cases import CASES  # noqa: E402
@@ -58,7 +59,7 @@ def bare(blend: Path) -> dict[str, Any]:
     with parallel.distributed():
         bare_loop.mpu.initialize_model_parallel()
         try:
-            return bare_loop.train(asdict(job(CASE, "local", FOLDER / "tokens.bin", 2)))
+            return bare_loop.train(asdict(job(CASE, "local", FOLDER / "tokens.bin", 2)), steps.Steps())
         finally:
             bare_loop.mpu.destroy_model_parallel()
 

@@ -63,7 +63,7 @@ def test_products_are_those_of_the_model() -> None:
 
 def test_another_loop_is_told_the_same_sizes_or_refused() -> None:
     assert script_arguments(CASES["8m-two-stages"])[1:] == [
-        *("--pp=2", "--gbs=4", "--mbs=2", "--steps=11", "--bf16", "--dist-opt"),
+        *("--pp=2", "--gbs=4", "--mbs=2", "--steps=25", "--bf16", "--dist-opt"),
     ]
     with pytest.raises(UserError, match=r"--bare: its train\.py has no hang_seconds"):
         script_arguments(CASES["llama3.2-1b-fp8"])

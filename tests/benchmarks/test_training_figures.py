@@ -90,4 +90,19 @@ def test_the_tables_name_each_case_and_side_once() -> None:
     found = {"cases": {"small": case(turns), "not begun": case([])}}
     text = "\n".join(figures.table(json.loads(json.dumps(found))))
     assert text.count("| small | ours | ") == text.count("| small | bare | ") == 1 and "not begun" not in text
-    assert "| small | 7 | 0.971 | 0.9" in text and text.rstrip().endswith("| above |")
+    assert "| small | 7 | 0.971 | 0.9" in text and "| above |" in text
+
+
+def test_steps_taken_in_turn_are_compared_one_by_one() -> None:
+    turn = {"ours": run(10, 100, 200), "bare": run(11, 110, 150)}
+    assert figures.ratios([turn]) == pytest.approx([1.1])  # of the medians too
+    turn = {"ours": run(100, 50, 200), "bare": run(50, 100, 220)}
+    assert figures.ratios([turn]) == pytest.approx([1.0])
+    assert figures.ratios([{**turn, "step_by_step": True}]) == pytest.approx([1.1])
+
+
+def test_processor_time_is_told_of_the_turns_that_have_it() -> None:
+    both = {"ours": run(100, processor_ms=[9e9] * 4 + [50]), "bare": run(100, processor_ms=[9e9] * 4 + [60])}
+    assert figures.ratios([both, {"ours": run(1), "bare": run(1)}], "processor_ms") == [1.2]
+    text = "\n".join(figures.table({"cases": {"small": case([both]), "old": case([{"ours": run(1), "bare": run(1)}])}}))
+    assert "| not decided | 1.200 | 1.200 to 1.200 |" in text and "| not decided |  |  |" in text

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import steps
 import training
 import training_runs
+from training_cases import CASES
 
 from data_prep.errors import UserError
 
@@ -115,6 +117,19 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     script.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"--seconds: are over in the middle of a turn"):
         training_runs.run(str(script), [], limit=0.2)
+
+
+def test_of_two_runs_at_once_the_failure_of_one_ends_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(script: str, arguments: list[str], **_: Any) -> None:
+        if script == "bare_loop.py":
+            raise UserError(script, "has no weights", "find some")
+        steps.of_this_rank(arguments[-1]).begin()
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(training_runs, "run", run)
+    with pytest.raises(UserError, match="has no weights"):
+        training_runs.turn(CASES["8m-one-process"], tmp_path, None, reverse=True, limit=None)
 
 
 def test_what_another_script_tells_stands_for_its_periods() -> None:
