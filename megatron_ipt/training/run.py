@@ -6,20 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from megatron_ipt.architecture import check_layout, padded_vocab_size, with_settings
+from megatron_ipt.architecture import Architecture, check_layout, padded_vocab_size, with_settings
 from megatron_ipt.convert.families import read_architecture
 from megatron_ipt.convert.load_hf import load_hf
 from megatron_ipt.convert.parity import gate
 from megatron_ipt.data.stream import BlendStream, HeldOut
 from megatron_ipt.mcore import checkpoint as checkpoints
 from megatron_ipt.mcore import config as configs
-from megatron_ipt.mcore import integrity, user_buffers
 from megatron_ipt.mcore import model as models
 from megatron_ipt.mcore import optimizer as optimizers
+from megatron_ipt.mcore import user_buffers
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.mcore.checkpoint_saver import Saver
 from megatron_ipt.mcore.graphs import Graphs
@@ -27,7 +26,7 @@ from megatron_ipt.mcore.optimizer import MegatronOptimizer
 from megatron_ipt.mcore.parallel import Ranks
 from megatron_ipt.paths import RunPaths
 from megatron_ipt.recipe import Recipe, section
-from megatron_ipt.settings import TrainSettings
+from megatron_ipt.settings import ModelSettings, TrainSettings
 from megatron_ipt.training import launched, sinks, watchdog
 from megatron_ipt.training import start as starts
 from megatron_ipt.training.flops import Flops, flops_per_token
@@ -90,38 +89,28 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
     starts.check_vocabulary(stream, architecture, model.load_hf)
     vocab_size = padded_vocab_size(architecture, model, train)
     save = train.save or paths.checkpoints
-    with integrity.trusting(train.trust_checkpoint):
-        start, damaged = checkpoints.newest_whole(save, train.load)
-    card = checkpoints.RunCard.read(start) if start else None
-    fresh = card is None or (train.finetune and start is not None and start.parent != save)
-    iteration, consumed = (0, 0) if card is None or fresh else (card.iteration, card.consumed_samples)
-    starts.verify_data(stream, held_out, seed=iteration)
-    starts.check_held_out(stream, held_out, recipe, None if fresh else card)
-    if card is not None:
-        starts.check_continues(card, architecture, vocab_size, None if fresh else stream.blend, start)
+    start = starts.find(train, save)
+    starts.verify_data(stream, held_out, seed=start.iteration)
+    starts.check_held_out(stream, held_out, recipe, start.resumed)
+    if start.card is not None:
+        blend = None if start.fresh else stream.blend
+        starts.check_continues(start.card, architecture, vocab_size, blend, start.path)
 
     # a run with a folder of its own has metrics of its own
     log = paths.metrics if train.save is None else train.save / paths.metrics.name
-    further = sinks.asked_for(train, recipe.name, log.parent, iteration) if ranks.is_main else []
-    metrics = Metrics(log, is_main=ranks.is_main, resumed_from=iteration, train_iters=train.train_iters, sinks=further)
+    further = sinks.asked_for(train, recipe.name, log.parent, start.iteration) if ranks.is_main else []
+    metrics = Metrics(
+        log, is_main=ranks.is_main, resumed_from=start.iteration, train_iters=train.train_iters, sinks=further
+    )
     config = configs.transformer_config(architecture, train)
     configs.check_runs_here(config, train)
     overlaps = user_buffers.allocate(config, train)
     chunks = models.build(architecture, config, train, vocab_size)
-    if model.load_hf and card is None:
-        if train.parity_gate:
-            metrics.write("parity", 0, **gate(model.load_hf, architecture, train, vocab_size).to_json())
-        load_hf(chunks, model.load_hf, architecture)
-    elif start is not None and fresh:
-        checkpoints.load(start, chunks, None, verified=True)
+    _fill(chunks, start, model, train, architecture, vocab_size, metrics)
     dog = watchdog.of_run(train.hang_seconds, launched.tell)
     wrapped = models.wrap(chunks, config, train, dog.reduces)
     optimizer = optimizers.build(train, wrapped)
-    if start is not None and card is not None:
-        if not fresh:
-            _go_on(start, card, wrapped, optimizer, recipe)
-        logger.info("continuing from %s at iteration %d, sample %d", start, iteration, consumed)
-        starts.tell_damaged(damaged, start, iteration, metrics)
+    _go_on(start, wrapped, optimizer, recipe, metrics)
     spikes = SpikeRule(train.spike_sigma, train.spike_window, train.most_skips_in_a_row)
     shadow = Shadow(train.fp8_shadow_interval, train.fp8_shadow_tolerance, train.fp8_fallback_iters)
     new_card = starts.make_card(recipe, model, architecture, vocab_size, stream.blend_hash)
@@ -132,27 +121,54 @@ def setup(recipe: Recipe, train: TrainSettings, ranks: Ranks) -> Run:
         held_out=held_out,
         chunks=wrapped,
         optimizer=optimizer,
-        schedule=Schedule(train, optimizer, consumed),
-        spikes=spikes.restored({} if card is None or fresh else card.spikes),
-        shadow=shadow.restored({} if card is None or fresh else card.shadow),
-        quarantine=Quarantine(log.with_name("quarantine.jsonl"), iteration) if ranks.is_main else None,
+        schedule=Schedule(train, optimizer, start.consumed_samples),
+        spikes=spikes.restored({} if start.resumed is None else start.resumed.spikes),
+        shadow=shadow.restored({} if start.resumed is None else start.resumed.shadow),
+        quarantine=Quarantine(log.with_name("quarantine.jsonl"), start.iteration) if ranks.is_main else None,
         watchdog=dog,
         flops=flops_per_token(architecture, train.seq_length),
         metrics=metrics,
         card=new_card,
-        saver=Saver(save, train, start, told=partial(metrics.write, "checkpoint")),
+        saver=Saver(save, train, start.path, told=partial(metrics.write, "checkpoint")),
         graphs=Graphs(train, wrapped, optimizer, rank=ranks.rank, replicas=ranks.data_parallel_size),
         overlaps=overlaps,
-        iteration=iteration,
-        consumed_samples=consumed,
+        iteration=start.iteration,
+        consumed_samples=start.consumed_samples,
         drawn=Drawn(stream.blend),
     )
 
 
-def _go_on(
-    start: Path, card: RunCard, chunks: Sequence[torch.nn.Module], optimizer: MegatronOptimizer, recipe: Recipe
+def _fill(
+    chunks: Sequence[torch.nn.Module],
+    start: starts.Start,
+    model: ModelSettings,
+    train: TrainSettings,
+    architecture: Architecture,
+    vocab_size: int,
+    metrics: Metrics,
 ) -> None:
-    """The weights and the optimizer's state of `start`, into a run that goes on from it."""
-    starts.check_changes(card, recipe, start)
-    with optimizers.groups_as_saved(optimizer, section(recipe, "train"), card.recipe.get("train", {})):
-        checkpoints.load(start, chunks, optimizer, verified=True)
+    """The weights that a fresh run begins with, before an optimizer is made of them; a run that goes on comes later."""
+    if start.path is not None and start.fresh:
+        checkpoints.load(start.path, chunks, None, verified=True)
+    elif start.path is None and model.load_hf:
+        if train.parity_gate:
+            metrics.write("parity", 0, **gate(model.load_hf, architecture, train, vocab_size).to_json())
+        load_hf(chunks, model.load_hf, architecture)
+
+
+def _go_on(
+    start: starts.Start,
+    chunks: Sequence[torch.nn.Module],
+    optimizer: MegatronOptimizer,
+    recipe: Recipe,
+    metrics: Metrics,
+) -> None:
+    """The weights and the optimizer's state of a run that goes on; where this one begins is told."""
+    if start.path is None:
+        return
+    if start.resumed is not None:
+        starts.check_changes(start.resumed, recipe, start.path)
+        with optimizers.groups_as_saved(optimizer, section(recipe, "train"), start.resumed.recipe.get("train", {})):
+            checkpoints.load(start.path, chunks, optimizer, verified=True)
+    logger.info("continuing from %s at iteration %d, sample %d", start.path, start.iteration, start.consumed_samples)
+    starts.tell_damaged(start.damaged, start.path, start.iteration, metrics)

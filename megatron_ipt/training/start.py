@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from data_prep.errors import UserError
 from data_prep.indexing.verify import verify_sample
 from megatron_ipt.architecture import Architecture
 from megatron_ipt.data.stream import BlendStream, HeldOut, SequentialStream, ValidationStream
-from megatron_ipt.mcore import parallel
+from megatron_ipt.mcore import checkpoint as checkpoints
+from megatron_ipt.mcore import integrity, parallel
 from megatron_ipt.mcore.checkpoint import RunCard
 from megatron_ipt.mcore.run_card import versions
 from megatron_ipt.paths import RunPaths
@@ -32,6 +34,41 @@ BLOCKS = 4
 """Blocks (64 MiB) of a dataset that a rank reads at the start of training: about a tenth of a second each."""
 
 WHERE_PLANNED = mistakes.Words(allow="say allow: [{}] where the blend is planned")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run begins: at the checkpoint `path`, whose card is `card`, or anew.
+
+    `fresh`: nothing of it counts but weights; so too without a checkpoint.  `damaged` are newer ones, passed over.
+    """
+
+    path: Path | None = None
+    card: RunCard | None = None
+    fresh: bool = True
+    damaged: Sequence[UserError] = ()
+
+    @property
+    def resumed(self) -> RunCard | None:
+        """The card of a run that goes on; None for a fresh one."""
+        return None if self.fresh else self.card
+
+    @property
+    def iteration(self) -> int:
+        return 0 if self.resumed is None else self.resumed.iteration
+
+    @property
+    def consumed_samples(self) -> int:
+        return 0 if self.resumed is None else self.resumed.consumed_samples
+
+
+def find(train: TrainSettings, save: Path) -> Start:
+    """The checkpoint to begin with, the newest whole one below `save`, or `train.load`.  All ranks call it."""
+    with integrity.trusting(train.trust_checkpoint):
+        path, damaged = checkpoints.newest_whole(save, train.load)
+    if path is None:
+        return Start()
+    return Start(path, RunCard.read(path), train.finetune and path.parent != save, damaged)
 
 
 def open_data(train: TrainSettings, paths: RunPaths) -> tuple[BlendStream, tuple[HeldOut, ...]]:
