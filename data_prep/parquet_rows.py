@@ -24,15 +24,14 @@ def parquet_rows(
     Errors: a UserError for a file that is missing, is not Parquet, or is damaged.
     """
     import pyarrow
-    import pyarrow.parquet
 
     if not path.is_file():
         raise UserError(path, "no such file", "give the path of a .parquet file")
     number = first - 1
     try:
-        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+        with open_parquet(path) as file:
             names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-            for batch in _batches(file, range(file.num_row_groups) if groups is None else groups, names):
+            for batch in batches(file, range(file.num_row_groups) if groups is None else groups, names):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}:{number}", row
@@ -42,8 +41,15 @@ def parquet_rows(
         raise UserError(f"{path}: near row {number + 1}", f"not UTF-8 ({error})", "write it again") from error
 
 
-def _batches(file: Any, groups: Iterable[int], names: list[str]) -> Iterator[Any]:
-    """Record batches; without threads, which a fork would lack, and which would read ahead."""
+def open_parquet(path: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile` that holds little in memory.  Errors: an ArrowException or OSError."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+
+
+def batches(file: Any, groups: Iterable[int], names: list[str]) -> Iterator[Any]:
+    """Record batches of an open Parquet file; without threads, which a fork would lack, and which would read ahead."""
     import pyarrow
 
     read = 0

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
-import xxhash
 import zstandard
 
+from data_prep.document_rows import RowFault, row_document
 from data_prep.errors import UserError
 from data_prep.parquet_rows import parquet_rows
 from data_prep.records import Chain, Document
@@ -53,7 +53,9 @@ def read_documents(
     seen: dict[str, str] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
         for where, row in _rows(path, text_key):
-            document = _document(where, row, text_key, id_key, source)
+            document = row_document(row, text_key, id_key, source)
+            if isinstance(document, RowFault):
+                raise UserError(where, document.problem, document.mend)
             if document.id in seen:
                 problem = f"document id '{document.id}' stands at {seen[document.id]} already"
                 raise UserError(where, problem, "ids are unique in a corpus: rename or remove one of the two")
@@ -194,7 +196,7 @@ def _json_rows(path: Path, blank_lines: bool = False) -> Iterator[tuple[str, dic
     """(file:line, object) of a JSONL file; a blank line is BLANK_ROW, or refused."""
     where = str(path)
     try:
-        with _decompressed(path) as stream:
+        with decompressed(path) as stream:
             for number, line in enumerate(stream, 1):
                 where = f"{path}:{number}"
                 yield where, _json_object(where, line, blank_lines)
@@ -223,35 +225,15 @@ def _json_object(where: str, line: bytes, blank_lines: bool) -> dict[str, Any]:
     return row
 
 
-def _document(where: str, row: dict[str, Any], text_key: str, id_key: str, source: str) -> Document:
-    found = "no such key" if text_key not in row else type(row[text_key]).__name__
-    text = row.pop(text_key, None)
-    if text is None and found != "no such key":
-        text = ""
-    if not isinstance(text, str):
-        raise UserError(
-            where, f"expected a string under '{text_key}', found {found}", "name the text key, or mend the line"
-        )
-    if not text.strip():
-        raise UserError(where, f"the text under '{text_key}' is empty", "remove the line")
-    identifier, own_source, metadata = row.pop(id_key, None), row.pop("source", source), row.pop("metadata", {})
-    for key, value, kind in (
-        (id_key, identifier, str | int | None),
-        ("source", own_source, str),
-        ("metadata", metadata, dict),
-    ):
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(where, f"'{key}' is of type {type(value).__name__}", "mend the line")
-    if identifier is None or identifier == "":
-        identifier = xxhash.xxh3_128_hexdigest(f"{own_source}\x1f{text}".encode())
-    return Document(str(identifier), text, own_source, {**row, **metadata})
-
-
 @contextmanager
-def _decompressed(path: Path) -> Iterator[Iterable[bytes]]:
-    with path.open("rb") as raw:
+def decompressed(path: Path) -> Iterator[IO[bytes]]:
+    """The content of a file that may be compressed, as its suffix says.
+
+    What is broken raises, while it is read, an EOFError, a zlib.error, or an OSError without a number.
+    """
+    with path.open("rb", buffering=1 << 18) as raw:
         if path.suffix == ".gz":
-            yield gzip.GzipFile(fileobj=raw)
+            yield gzip.GzipFile(fileobj=raw)  # type: ignore[misc]
         elif path.suffix == ".zst":
             import pyarrow
 
