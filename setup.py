@@ -13,6 +13,7 @@ from setuptools import find_packages, setup
 
 # protobuf reads a SentencePiece model's settings, by code that comes with sentencepiece.
 PREP = [
+    "datasets>=4.0",
     "gigatoken>=0.10",
     "numpy>=2.0",
     "protobuf>=6.30",
