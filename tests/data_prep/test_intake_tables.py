@@ -35,7 +35,7 @@ def strings(values: list[bytes]) -> pa.Array:
 
 def test_parquet_rows_are_those_of_the_strict_reader(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
-    pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=900)
+    pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=2000)
     found = list(read_placed(path, IntakeSettings(source="s")))
     assert [item for _, item in found] == list(read_documents(path, source="s"))
     assert [where for where, _ in found] == [f"{path}:{number}" for number in range(1, 2501)]
@@ -218,7 +218,9 @@ def test_after_a_broken_row_group_the_next_is_read(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[start : start + size] = b"\xff" * size
     path.write_bytes(content)
-    found = list(read(path, IntakeSettings()))
+    placed = list(read_placed(path, IntakeSettings()))
+    assert [where for where, _ in placed] == [f"{path}:{row}" for row in (*range(1, 102), *range(201, 301))]
+    found = [item for _, item in placed]
     drops = [item for item in found if isinstance(item, Drop)]
     assert [item.text for item in found if isinstance(item, Document)] == texts[:100] + texts[200:]
     assert [(drop.where, drop.reason) for drop in drops] == [(f"{path}:101", "broken_file")]
