@@ -58,7 +58,7 @@ def test_many_are_those_of_a_dictionary(tmp_path: Path, held: int, kinds: int) -
 
 def test_what_a_killed_run_left_does_not_count(tmp_path: Path) -> None:
     killed = Duplicates(tmp_path / "buckets", 1)
-    killed.add("a", "x")
+    killed.add("b", "x")
     assert found(tmp_path / "buckets", [("a", "x"), ("b", "x")], 1) == {}
 
 
