@@ -3,8 +3,8 @@
 Lower bounds only, and torch is never pinned: in an NGC image the image's own torch and
 Transformer Engine stay.  `constraints-cpu.txt` holds the exact versions of a CPU machine.
 
-Extras: prep (no torch), train, synth (brings its own torch: give it its own environment),
-eval, gpu, quickstart (what the laptop run needs), dev.
+Extras: prep (no torch), train, synth (brings its own torch: give it its own environment), server
+(synthesis by an OpenAI-compatible server), eval, gpu, quickstart (what the laptop run needs), dev.
 """
 
 from pathlib import Path
@@ -40,6 +40,7 @@ TRAIN = [
 ]
 EVAL = ["datasets>=4.0", "lm-eval>=0.4.13", "torch>=2.8", "accelerate>=1.2"]
 REPORT = ["matplotlib>=3.9", "jinja2>=3.1"]
+SERVER = ["openai>=3.0"]
 # The laptop's synthesizer arrives as a GGUF file, which transformers reads with these two.
 GGUF = ["gguf>=0.17", "accelerate>=1.2"]
 
@@ -68,6 +69,7 @@ setup(
     extras_require={
         "prep": PREP,
         "synth": ["vllm>=0.11", *PREP],
+        "server": SERVER,
         "train": TRAIN,
         "eval": EVAL,
         "report": REPORT,
@@ -76,6 +78,7 @@ setup(
         "dev": [
             *("hypothesis>=6.120", "mypy>=1.14", "pre-commit>=4", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"),
             "types-PyYAML",
+            *SERVER,
         ],
     },
     entry_points={"console_scripts": ["ipt = megatron_ipt.cli.main:main"]},
