@@ -14,8 +14,8 @@ class CompletionsServer(ThreadingHTTPServer):
     """Answers "word " and the prompt's first id; `script` has other behaviours for the first requests.
 
     Behaviours: answer, busy (429), broken (500), hang, close, garbage (no JSON), page (HTML), refuse (400 in words),
-    detail (422, worded otherwise), bare (no usage), empty (no choices) and a finish reason, `reason:abort`.
-    `together` requests are held until as many are there.
+    detail (422, worded otherwise), bare (no usage), empty (no choices) and a finish reason in JSON, `reason:"abort"`.
+    "hold" answers when `released` is set; "answer" when `together` requests are there.
     """
 
     daemon_threads = True
@@ -60,13 +60,13 @@ class Handler(BaseHTTPRequestHandler):
         server = cast(CompletionsServer, self.server)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         behaviour = server.enter(body, self.headers.get("Authorization"))
-        if behaviour == "hang":
+        if behaviour in ("hang", "hold"):
             server.released.wait(timeout=30)
         server.leave()  # before the answer: after it the client may already have sent the next
         if behaviour in ("hang", "close"):
             self.close_connection = True
         else:
-            self.reply(*answer(behaviour, body))
+            self.reply(*answer(behaviour.replace("hold", "answer"), body))
 
     def reply(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

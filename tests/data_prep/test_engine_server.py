@@ -125,10 +125,22 @@ def test_a_completion_cut_off_and_one_without_counts(tmp_path: Path):
 
 def test_no_more_under_way_than_allowed_and_no_fewer():
     requests = [Request([number], "", 0) for number in range(12)]
-    with serving(together=4) as server:
-        done = run([server.url], requests, concurrency=4)
+
+    async def held() -> tuple[int, list[Completion]]:
+        engine = ServerEngine([server.url], "m", max_new_tokens=9, temperature=0, concurrency=4)
+        work = asyncio.gather(*(engine.generate([request]) for request in requests))
+        while server.in_flight < 4:
+            await asyncio.sleep(0)
+        sent = sum(one.under_way for one in engine._servers)
+        server.released.set()
+        done = [completion for (completion,) in await work]
+        await engine.close()
+        return sent, done
+
+    with serving(default="hold") as server:
+        sent, done = asyncio.run(asyncio.wait_for(held(), 30))
     assert [completion.text for completion in done] == [f"word {number}" for number in range(12)]
-    assert server.most_in_flight == 4
+    assert sent == server.most_in_flight == 4
 
 
 def test_two_servers_share_the_load():
