@@ -2,6 +2,7 @@
 # make ablation     three blends of one corpus compared on a tiny model: a smoke test
 # make test         all tests but the long ones;   make test-long: those too
 # make test-engine  our settings against a real Transformer Engine, no GPU needed: ENGINE=/path/to/a/python/with/it
+# make test-ray     shards on a real Ray cluster of this machine, in an environment of its own: RAY_VENV
 # make lint         ruff and mypy;                 make format: ruff's formatter
 #
 # A CPU machine with CPython 3.12 is enough. VENV names the environment, WORKERS the test files run at once; RECIPE and
@@ -12,14 +13,15 @@ VENV ?= .venv
 RECIPE ?= examples/quickstart/recipe.yaml
 SET ?=
 ENGINE ?=
+RAY_VENV ?= .venv-ray
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablation test test-long test-engine lint format clean
+.PHONY: help quickstart ablation test test-long test-engine test-ray lint format clean
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 quickstart: $(VENV)/.installed
 	$(BIN)/ipt run $(RECIPE) $(SET)
@@ -35,6 +37,12 @@ test-long: $(VENV)/.installed
 
 test-engine: $(VENV)/.installed
 	IPT_ENGINE_PYTHON=$(ENGINE) $(BIN)/python -m pytest tests/engine
+
+test-ray: $(VENV)/.installed
+	@test -e $(RAY_VENV)/.installed || { $(BIN)/python -m venv --clear $(RAY_VENV) && \
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[prep,ray,dev]" && \
+	touch $(RAY_VENV)/.installed; }
+	$(RAY_VENV)/bin/python -m pytest tests/ray
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 Lower bounds only, and torch is never pinned: in an NGC image the image's own torch and
 Transformer Engine stay.  `constraints-cpu.txt` holds the exact versions of a CPU machine.
 
-Extras: prep (no torch), train, synth (brings its own torch: give it its own environment), server
+Extras: prep (no torch), train, ray (synthesis on a cluster), synth (brings its own torch: give it its own environment), server
 (synthesis by an OpenAI-compatible server), eval, gpu, quickstart (what the laptop run needs), dev.
 """
 
@@ -70,6 +70,7 @@ setup(
         "prep": PREP,
         "synth": ["vllm>=0.11", *PREP],
         "server": SERVER,
+        "ray": ["ray>=2.40", *PREP],
         "train": TRAIN,
         "eval": EVAL,
         "report": REPORT,

@@ -103,11 +103,18 @@ def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> int:
         UserError: the disk is full; nothing is left behind then, nor when `rows` raises.
     """
     count = 0
-    with atomic_file(Path(path)) as raw, _compressed(Path(path), raw) as stream:
+    with jsonl_file(Path(path)) as stream:
         for row in rows:
             stream.write(json_line(row))
             count += 1
     return count
+
+
+@contextmanager
+def jsonl_file(path: Path) -> Iterator[Any]:
+    """A stream for lines of JSON, compressed as the suffix says; the file is in place when the block ends well."""
+    with atomic_file(path) as raw, _compressed(path, raw) as stream:
+        yield stream
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:

@@ -66,7 +66,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class AugmentedText:
-    """A text (a document, or the piece [start, end) of a long one) with the pairs written about it."""
+    """A text (a document, or the piece [start, end) of a long one) with the pairs written about it.
+
+    `sample` numbers the times that the same text was given to the synthesizer; the first is 0, and not serialised.
+    """
 
     document_id: str
     text: str
@@ -74,15 +77,19 @@ class AugmentedText:
     start: int = 0
     end: int = -1
     source: str = ""
+    sample: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        row = asdict(self)
+        if not self.sample:
+            del row["sample"]
+        return row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> AugmentedText:
         pairs = tuple(Pair.from_json(pair) for pair in row.get("pairs", ()))
         place = (row.get("start", 0), row.get("end", -1))
-        return cls(row["document_id"], row["text"], pairs, *place, row.get("source", ""))
+        return cls(row["document_id"], row["text"], pairs, *place, row.get("source", ""), row.get("sample", 0))
 
 
 @dataclass(frozen=True, slots=True)

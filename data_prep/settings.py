@@ -21,6 +21,7 @@ SourcePolicy = Literal["concatenate", "chains"]
 AmountUnit = Literal["weight", "share", "epochs", "tokens"]
 BlendMode = Literal["proportional", "temperature", "uniform", "unimax", "paper_from_scratch", "paper_continual"]
 MeantMistake = Literal["copies", "held_out", "scales", "short_source"]
+EngineName = Literal["transformers", "vllm", "server", "rules"]
 TiktokenScheme = Literal["llama3", "llama4", "r50k_base", "cl100k_base", "o200k_base"]
 
 
@@ -64,14 +65,30 @@ class FetchSettings(Settings):
     seed: int = Field(1234, description="seed of the held-out draw; the draw depends on (seed, document id) only")
 
 
-class SynthesizeSettings(Settings):
+class IntakeSettings(Settings):
+    """What is read of each input, and how."""
+
+    text_key: str = Field("text", min_length=1, description="key of the text in each row")
+    id_key: str = Field("id", min_length=1, description="key of the row's id; without one: a hash of source and text")
+    source: str = Field("", description="name of the corpus; a row's own `source` and an input's NAME= go before it")
+    split: str = Field("train", min_length=1, description="which split of a Hugging Face dataset is read")
+    max_document_bytes: int = Field(
+        16 << 20,
+        ge=1,
+        description="longest line of JSONL, .txt file, or row of a table that is read; longer are dropped [bytes]",
+    )
+
+
+class SynthesizeSettings(IntakeSettings):
     """ipt data synthesize: documents -> chains of texts with pairs (paper, section 2)."""
 
     model: Path | None = Field(
         None,
-        description="Hugging Face directory of the synthesizer; default: the fetched model",
+        description="synthesizer: Hugging Face directory, or OWNER/NAME of the hub; default: the fetched model",
     )
-    engine: Literal["transformers"] = Field("transformers", description="what runs the synthesizer model")
+    engine: EngineName = Field(
+        "transformers", description="what writes: transformers, vllm, server (OpenAI-compatible), or rules (no model)"
+    )
     documents: int | None = Field(
         None,
         ge=1,
@@ -82,6 +99,10 @@ class SynthesizeSettings(Settings):
         ge=1,
         description="M: texts of a chain, each seeing the ones before as shots (paper: 2 from scratch, 3 continual)",
     )
+    pairing: Literal["slot", "source"] = Field(
+        "slot", description="which texts share a chain: those of one slot (the paper's), or only of one source"
+    )
+    samples: int = Field(1, ge=1, description="times that each text is synthesized, with other draws [samples]")
     max_new_tokens: int = Field(400, ge=1, description="longest completion [tokens]")
     max_model_len: int = Field(
         4096,
@@ -95,13 +116,33 @@ class SynthesizeSettings(Settings):
         "this; default: what fits max_model_len [tokens]",
     )
     temperature: float = Field(0.0, ge=0.0, description="0 is greedy, the paper's choice")
-    batch_size: int = Field(8, ge=1, description="prompts generated together [prompts]")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="the engine's number format")
+    batch_size: int = Field(8, ge=1, description="prompts generated together by transformers [prompts]")
+    concurrency: int = Field(2000, ge=1, description="chains under way at once, of vllm and of servers [chains]")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "bfloat16", description="the engine's number format"
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share a model, of vllm [GPUs]")
+    quantization: str | None = Field(None, description="quantization of the weights, of vllm: fp8, awq, ...")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="further engine arguments of vllm, by its own names; in a recipe only"
+    )
+    server_urls: tuple[str, ...] = Field((), description="addresses of servers, as http://HOST:PORT/v1")
+    server_model: str | None = Field(None, description="the model's name there; default: the name of the model")
+    server_prompt: Literal["tokens", "text"] = Field(
+        "tokens", description="prompts as token ids, or as text, to which the server adds BOS itself"
+    )
+    server_key: str = Field("OPENAI_API_KEY", description="environment variable that holds the servers' key")
+    request_timeout: float = Field(600, gt=0, description="longest wait for a server's answer [seconds]")
+    request_retries: int = Field(5, ge=0, description="times that a failed request goes out again, later each time")
     demonstrations: Path | None = Field(
         None,
         description="JSONL of example texts with pairs shown before each chain, for "
         "models not tuned as a synthesizer; 'builtin' for ours",
     )
+    workers: int = Field(1, ge=1, description="processes, each with an engine, that share the shards [processes]")
+    executor: Literal["local", "ray"] = Field("local", description="where the workers run")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs that Ray gives a worker; default: as many as it needs")
+    shard_documents: int = Field(1000, ge=1, description="documents of a shard, the unit of work [documents]")
     seed: int = Field(1234, description="seed of sampling and of the choice of documents")
 
 

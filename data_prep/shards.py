@@ -184,14 +184,14 @@ def run_tasks[T, R](make: Callable[[], Callable[[T], R]], tasks: Sequence[T], wo
 
 def _prepare(make: Callable[[], Callable[[Any], Any]]) -> None:
     global _work
-    _end_with_parent()
+    end_with_parent()
     # No threads in a process that forks: they would be missing in the fork.
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     _work = make()
     gc.freeze()  # a collection in the fork would touch, and so copy, what it shares
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Lets the system end this process when its parent dies, or the next run would find it still writing (Linux)."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
@@ -218,7 +218,7 @@ def _call(task: Any) -> Any:
 def _answer(task: Any, writer: int) -> NoReturn:
     """In the fork: does the task, tells the result, and ends without what its parent would do at its own end."""
     assert _work is not None
-    _end_with_parent()
+    end_with_parent()
     code = 1
     try:
         try:

@@ -24,9 +24,9 @@ from pathlib import Path
 from data_prep.document_rows import RowFault, row_document
 from data_prep.intake.drops import Drop, Placed, Row, dropped
 from data_prep.intake.inputs import Input, find_inputs
-from data_prep.intake.settings import IntakeSettings
 from data_prep.intake.tables import with_plain_metadata
 from data_prep.records import Document
+from data_prep.settings import IntakeSettings
 
 __all__ = ["Drop", "IntakeSettings", "read", "read_placed"]
 

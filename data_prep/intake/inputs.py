@@ -18,9 +18,9 @@ from data_prep.errors import UserError
 from data_prep.intake.drops import Placed, Row, dropped
 from data_prep.intake.hugging_face import SCHEME, Opened, is_hub_name, is_saved, open_hub, open_saved
 from data_prep.intake.lines import BYTE_ORDER_MARK, line_rows, text_file
-from data_prep.intake.settings import IntakeSettings
 from data_prep.intake.tables import parquet_rows
 from data_prep.readers import SIGNATURES
+from data_prep.settings import IntakeSettings
 
 LINES: Final = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
 """Ends of names of files with one JSON object a line."""

@@ -1,133 +1,100 @@
 """ipt data synthesize: a synthesizer model reads documents and writes pairs about them.
 
-Writes OUT (chains), OUT.leftover.jsonl (texts without pairs, with the reason), OUT.rejected.jsonl
-(every fragment of a completion that is no pair), OUT.summary.json, and OUT.journal.jsonl, from
-which a killed run goes on.
+    inputs --work.begin--> shards of documents --worker--> results --merge--> OUT and the files beside it
+
+Writes OUT (chains), OUT.leftover.jsonl (texts without pairs, with the reason), OUT.failed.jsonl (texts that the engine
+failed on, for `--retry-failed`), OUT.rejected.jsonl (every fragment of a completion that is no pair), OUT.dropped.jsonl
+(every row of the input that is no document), and OUT.summary.json.  OUT.work is there while a run is on its way, and a
+killed run goes on from it.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.draws import draw_subset
 from data_prep.errors import UserError
-from data_prep.readers import beside, read_documents, write_json, write_jsonl
-from data_prep.records import AugmentedText, Document
+from data_prep.locks import one_at_a_time
+from data_prep.readers import beside
 from data_prep.settings import SynthesizeSettings
-from data_prep.splitting import split
-from data_prep.synthesis.chains import build_chains
-from data_prep.synthesis.demonstrations import load_demonstrations
 from data_prep.synthesis.engines import Engine
-from data_prep.synthesis.journal import Journal
-from data_prep.synthesis.progress import ProgressCallback, SynthesisProgress, progress_bar
-from data_prep.synthesis.schedule import Synthesis
-from data_prep.synthesis.wire import Wire, load_wire
+from data_prep.synthesis.executors import Job, make_prompter, run_shards
+from data_prep.synthesis.merge import merge, path_of, read_summary
+from data_prep.synthesis.progress import Meter, ProgressCallback, SynthesisProgress, progress_bar
+from data_prep.synthesis.retry import retry_failed
+from data_prep.synthesis.work import Work, begin, identity_of, work_folder
 
-__all__ = ["SynthesisProgress", "progress_bar", "synthesize"]
-
-# Below this there is no room to show a text worth asking about [tokens].
-SMALLEST_TEXT_ROOM = 64
+__all__ = ["SynthesisProgress", "progress_bar", "retry_failed", "synthesize"]
 
 
 def synthesize(
     settings: SynthesizeSettings,
-    documents_path: Path | str,
-    model_dir: Path | str,
+    inputs: Sequence[Path | str] | Path | str,
+    model: Path | str | None,
     out_path: Path | str,
     progress: ProgressCallback | None = None,
     engine: Engine | None = None,
-) -> dict[str, Any]:
+    shard_index: int = 0,
+    num_shards: int = 1,
+) -> dict[str, Any] | None:
     """Synthesizes the documents into chains and returns what the summary says.
 
-    texts = texts_with_pairs + the sum of leftover.  Token counts are of all texts; seconds and
-    tokens_per_second (tokens generated) are of this run, a resumed one does not count what the
-    journal gave.
+    rows read = documents + the sum of dropped; texts = texts_with_pairs + the sum of leftover.  Token counts are of all
+    texts; seconds, new_completion_tokens and tokens_per_second are of this run, a resumed one does not count what it
+    found done.  A run that is done already is left as it is.
 
     Args:
-        model_dir: a Hugging Face model directory; its tokenizer encodes the prompts.
-        progress: called after each batch; `progress_bar()` gives one.
-        engine: generates in place of the one `settings.engine` names.
+        model: a Hugging Face model directory; its tokenizer encodes the prompts.  None for the engine `rules`.
+        progress: called now and then; `progress_bar()` gives one.
+        engine: generates in place of the one that `settings.engine` names, in this process.
+        shard_index, num_shards: this process does each `num_shards`-th shard alone (a Slurm array's task); the one
+            that finds all shards done writes the files, the others return None.
 
     Raises:
-        UserError: bad documents, model or settings; an engine that fails on every text.
+        UserError: bad inputs, model or settings; an engine that does not work at all.
     """
-    wire = load_wire(model_dir)
-    demonstrations = load_demonstrations(settings.demonstrations)
-    documents = _choose(settings, documents_path)
-    texts = list(_texts(settings, documents, wire, demonstrations))
-    engine = engine or _make_engine(settings, model_dir)
-    journal = Journal(beside(out_path, "journal.jsonl"), engine)
-    run = Synthesis(texts, wire, engine, journal, settings, demonstrations, progress)
-    run.run()
-    return _write(run, len(documents), Path(out_path))
+    out = Path(out_path)
+    paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
+    found = None if model is None else Path(model)
+    if found is None and settings.engine != "rules" and engine is None:
+        raise UserError("--model", "no synthesizer is named", "give its directory, or take --engine rules")
+    prompter = make_prompter(settings, found)
+    done = _done(out, identity_of(paths, settings, prompter.wire.name))
+    if done is not None:
+        return done
+    work = begin(work_folder(out), paths, settings, prompter.wire.name)
+    if not work.plan["documents"]:
+        raise UserError(paths[0], f"there are no documents in it ({_dropped(work)})", "give a corpus")
+    meter = Meter(work.plan["documents"], progress)
+    job = Job(work.root, settings, found)
+    started = time.perf_counter()
+    run_shards(job, work.missing(shard_index, num_shards), meter, engine, prompter)
+    spent = {"seconds": time.perf_counter() - started, "new_completion_tokens": meter.counts["new_completion_tokens"]}
+    return finish(work, out, work.plan["identity"], spent)
 
 
-def _choose(settings: SynthesizeSettings, path: Path | str) -> list[Document]:
-    """The documents to synthesize, in the order of their draws."""
-    documents = {document.id: document for document in read_documents(path)}
-    if not documents:
-        raise UserError(path, "there are no documents in it", "give a corpus")
-    count = settings.documents or len(documents)
-    return [documents[identifier] for identifier in draw_subset(settings.seed, documents, "synthesize", count)]
-
-
-def _texts(
-    settings: SynthesizeSettings, documents: list[Document], wire: Wire, demonstrations: list[AugmentedText]
-) -> Iterator[AugmentedText]:
-    """The documents, long ones in pieces that fit behind the demonstrations."""
-    shown = sum(len(wire.example(demonstration)) for demonstration in demonstrations)
-    room = settings.max_model_len - settings.max_new_tokens - shown
-    if room < SMALLEST_TEXT_ROOM:
-        problem = f"{room} tokens are left for a text after {settings.max_new_tokens} new and {shown} of demonstrations"
-        raise UserError("max_model_len", problem, "raise it, or lower max_new_tokens, or show fewer demonstrations")
-    limit = min(room, settings.max_text_tokens or room)
-    for document in documents:
-        for start, end in split(document.text, limit, lambda piece: len(wire.opening(piece))):
-            yield AugmentedText(document.id, document.text[start:end], (), start, end, document.source)
-
-
-def _make_engine(settings: SynthesizeSettings, model_dir: Path | str) -> Engine:
-    from data_prep.synthesis.engines.transformers import TransformersEngine
-
-    return TransformersEngine(model_dir, settings)
-
-
-def _write(run: Synthesis, documents: int, out: Path) -> dict[str, Any]:
-    texts = [run.done.get(index, text) for index, text in enumerate(run.texts)]
-    chains, _ = build_chains(texts, run.settings.rounds)
-    reasons = {index: _leftover_reason(run, index) for index, text in enumerate(texts) if not text.pairs}
-    rejected = [(texts[index], item) for index, items in sorted(run.rejections.items()) for item in items]
-    write_jsonl(out, (chain.to_json() for chain in chains))
-    write_jsonl(
-        beside(out, "leftover.jsonl"),
-        ({**texts[index].to_json(), "reason": reason} for index, reason in reasons.items()),
-    )
-    write_jsonl(
-        beside(out, "rejected.jsonl"),
-        (
-            {"document_id": text.document_id, "start": text.start, "reason": item.reason, "fragment": item.fragment}
-            for text, item in rejected
-        ),
-    )
-    names = ("pairs", "shots", "shots_dropped", "prompt_tokens", "completion_tokens", "new_completion_tokens")
-    summary = {
-        "documents": documents,
-        "texts": len(texts),
-        "texts_with_pairs": len(texts) - len(reasons),
-        "chains": len(chains),
-        **{name: run.counts[name] for name in names},
-        "seconds": round(run.seconds, 2),
-        "tokens_per_second": round(run.counts["new_completion_tokens"] / run.seconds, 1) if run.seconds else 0.0,
-        "leftover": dict(Counter(reason.partition(":")[0] for reason in reasons.values())),
-        "rejected": dict(Counter(item.reason for _, item in rejected)),
-        "engine": dict(run.engine.identity),
-    }
-    write_json(beside(out, "summary.json"), summary)
+def finish(work: Work, out: Path, identity: dict[str, Any], spent: dict[str, float]) -> dict[str, Any] | None:
+    """Writes the files of the run if every shard is done, and removes its folder; else None."""
+    with one_at_a_time(beside(out, "merge.lock")):
+        if not work.root.exists():  # another process was the last, and has written them
+            return read_summary(out)
+        if work.missing():
+            return None
+        summary = merge(work, out, identity, spent)
+        work.remove()
     return summary
 
 
-def _leftover_reason(run: Synthesis, index: int) -> str:
-    return f"engine_failed: {run.failed[index]}" if index in run.failed else "no_pairs"
+def _done(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary of a run that made `out` of just this, if there was one."""
+    summary = read_summary(out)
+    same = summary is not None and summary.get("made_of") == identity and not work_folder(out).exists()
+    return summary if same and path_of(out, "chain").exists() else None
+
+
+def _dropped(work: Work) -> str:
+    reasons: Counter[str] = Counter(work.plan["dropped"])
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no rows"

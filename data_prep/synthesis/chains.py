@@ -7,44 +7,50 @@ does not divide N, the last rounds have fewer texts, or none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import xxhash
 
 from data_prep.records import AugmentedText, Chain
 
 
-def round_blocks(texts: int, rounds: int) -> list[list[int]]:
-    """Indices of the texts of each round; the place within a block is the slot.  No block is empty.
+def slots(texts: int, rounds: int) -> list[list[int]]:
+    """The texts of each slot, by their places, in the order of the rounds.  No slot is empty.
 
-    >>> round_blocks(5, 2)
-    [[0, 1, 2], [3, 4]]
+    >>> slots(5, 2)
+    [[0, 3], [1, 4], [2]]
     """
-    slots = -(-texts // rounds)
-    return [list(range(start, min(start + slots, texts))) for start in range(0, texts, max(slots, 1))]
+    count = -(-texts // rounds)
+    return [list(range(slot, texts, count)) for slot in range(count)]
 
 
-def ancestors(index: int, slots: int, done: Mapping[int, AugmentedText]) -> list[AugmentedText]:
-    """The texts before text `index` in its slot that have pairs, oldest first."""
-    earlier = range(index % slots, index, slots)
-    return [done[i] for i in earlier if i in done and done[i].pairs]
+def plan_chains(
+    texts: Sequence[AugmentedText], rounds: int, *, by_source: bool = False, samples: int = 1
+) -> list[tuple[AugmentedText, ...]]:
+    """The texts of each chain to be, in order, every text once a sample.
 
-
-def build_chains(texts: Sequence[AugmentedText], rounds: int) -> tuple[list[Chain], list[AugmentedText]]:
-    """The chains of texts with pairs, and the texts without (which are in no chain).
-
-    `texts` stand in the order they were numbered in for `round_blocks`.
+    With `by_source` the texts of a source are numbered by themselves, sources in the order in which they first come.
     """
-    slots = -(-len(texts) // rounds)
-    chains = []
-    for slot in range(slots):
-        members = tuple(text for text in texts[slot::slots] if text.pairs)
-        if members:
-            chains.append(Chain(chain_id(members), members))
-    return chains, [text for text in texts if not text.pairs]
+    groups: dict[str, list[AugmentedText]] = {}
+    for text in texts:
+        groups.setdefault(text.source if by_source else "", []).append(text)
+    return [
+        tuple(replace(group[place], sample=sample) if sample else group[place] for place in slot)
+        for sample in range(samples)
+        for group in groups.values()
+        for slot in slots(len(group), rounds)
+    ]
+
+
+def chain_of(texts: Sequence[AugmentedText]) -> Chain | None:
+    """The chain of those texts that have pairs; None if none has."""
+    members = tuple(text for text in texts if text.pairs)
+    return Chain(chain_id(members), members) if members else None
 
 
 def chain_id(texts: Sequence[AugmentedText]) -> str:
     """A stable name: a hash of which texts it holds, in order."""
     names = "\x1f".join(f"{text.source}\x1e{text.document_id}\x1e{text.start}\x1e{text.end}" for text in texts)
-    return f"chain-{xxhash.xxh3_64_hexdigest(names.encode())}"
+    sample = f"\x1d{texts[0].sample}" if texts[0].sample else ""
+    return f"chain-{xxhash.xxh3_64_hexdigest((names + sample).encode())}"

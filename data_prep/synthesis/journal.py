@@ -1,23 +1,27 @@
-"""Completions already made, by a hash of prompt and engine settings: what a killed run resumes from.
+"""Completions already made, by a hash of request and engine: what a killed run goes on from.
 
-One JSON object a line, appended and synced batch by batch.  A line that the kill cut short is
-removed when the journal is opened again.
+One JSON object a line, written as each completion comes, so that a kill loses none, and synced to disk once a second,
+so that a machine that fails loses a second's.  A line that was cut short is removed when the journal is opened again.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Final, Self
 
 import numpy
 import orjson
 import xxhash
 
 from data_prep.errors import UserError
-from data_prep.synthesis.engines import Completion, Engine
+from data_prep.readers import DISK_FULL
+from data_prep.synthesis.engines import Completion, Request
+
+SYNC_SECONDS: Final = 1.0
 
 
 class Journal:
@@ -27,36 +31,42 @@ class Journal:
         UserError: a line is not of a journal; the disk is full.
     """
 
-    def __init__(self, path: Path, engine: Engine) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
-        self._identity = orjson.dumps(dict(engine.identity), option=orjson.OPT_SORT_KEYS)
+        self._identity = orjson.dumps(dict(identity), option=orjson.OPT_SORT_KEYS)
         self._known: dict[str, Completion] = {}
         self._load()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = path.open("ab", buffering=0)
+        self._synced = time.monotonic()
 
-    def key(self, prompt: Sequence[int]) -> str:
-        """A hash of the prompt's ids and the engine's identity, in hex."""
-        return xxhash.xxh3_128_hexdigest(self._identity + numpy.asarray(prompt, dtype="<i8").tobytes())
+    def __enter__(self) -> Self:
+        return self
 
-    def find(self, prompt: Sequence[int]) -> Completion | None:
-        """The completion of that prompt, if it was made before."""
-        return self._known.get(self.key(prompt))
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
 
-    def add(self, entries: Iterable[tuple[Sequence[int], Completion]]) -> None:
-        """Appends the completions of a batch and waits until they are on disk; known ones are left out."""
-        fresh = {self.key(prompt): completion for prompt, completion in entries}
-        fresh = {key: completion for key, completion in fresh.items() if key not in self._known}
-        rows = [orjson.dumps({"key": key, **asdict(completion)}) + b"\n" for key, completion in fresh.items()]
+    def key(self, request: Request) -> str:
+        """A hash of the prompt's ids, the seed and the engine's identity, in hex."""
+        content = self._identity + numpy.asarray([request.seed >> 1, *request.prompt], dtype="<i8").tobytes()
+        return xxhash.xxh3_128_hexdigest(content)
+
+    def find(self, request: Request) -> Completion | None:
+        """The completion of that request, if it was made before."""
+        return self._known.get(self.key(request)) if self._known else None
+
+    def add(self, entries: Iterable[tuple[Request, Completion]]) -> None:
+        """Writes completions down; those that are found later are the ones of an earlier run."""
+        rows = [orjson.dumps({"key": self.key(request), **asdict(made)}) + b"\n" for request, made in entries]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as stream:
-                stream.write(b"".join(rows))
-                stream.flush()
-                os.fsync(stream.fileno())
+            self._stream.write(b"".join(rows))
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._stream.fileno())
+                self._synced = time.monotonic()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in DISK_FULL:
                 raise UserError(self.path, "the disk is full", "free some space and run again") from error
             raise
-        self._known |= fresh
 
     def _load(self) -> None:
         if not self.path.is_file():

@@ -1,140 +1,154 @@
-"""Drives rounds and batches over an engine: every text prompted once, whatever fails or is killed.
+"""When each request goes out: chains over an engine, every text asked about once, whatever fails.
 
-The batches of a round depend on its prompts only, and a batch that is not in the journal whole is
-made again whole: so a resumed run generates in the same batches, and writes the same bytes, as one
-that was never killed.
+Two schedules.  An engine that takes each request by itself (`batch_size` 1) gets them chain by chain: the next prompt
+of a chain goes out when its last answer has come, so it finds all but its own text in the engine's prefix cache, and
+no chain waits for another.  An engine of batches gets those of one round of one shard together, longest first, so that
+little is padded; its batches depend on the shard only, and one that is not in the journal whole is made again whole:
+so a resumed run computes in the same batches, and writes the same bytes, as one that was never killed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from data_prep.errors import UserError
-from data_prep.records import AugmentedText
-from data_prep.settings import SynthesizeSettings
-from data_prep.synthesis.chains import ancestors, round_blocks
-from data_prep.synthesis.engines import Completion, Engine
+from data_prep.synthesis.conversation import Conversation, words
+from data_prep.synthesis.engines import Completion, Engine, Request
 from data_prep.synthesis.journal import Journal
-from data_prep.synthesis.progress import ProgressCallback, SynthesisProgress
-from data_prep.synthesis.wire import Rejection, Wire, parse
+from data_prep.synthesis.prompts import Prompter
 
 logger = logging.getLogger(__name__)
 
+MOST_FAILURES_IN_A_ROW: Final = 64
+"""After so many the engine as a whole does not work: to go on would only leave every text without pairs."""
 
-@dataclass
-class Synthesis:
-    """State and result of a run over `texts` (numbered as in `chains.round_blocks`).
 
-    `done` has every text prompted, with its pairs if it got any; `failed` says in the engine's own
-    words why a text has no completion.
+Told = Callable[[Conversation, Completion | None, bool], None]
+"""Hears of a text that is done: its conversation, where it stands last; what the engine wrote, None where it failed;
+and whether that is new, not of a journal."""
+
+
+class Health:
+    """Whether the engine answers at all.
+
+    Raises:
+        UserError: in the engine's words, when it has failed on many texts and answered none in between.
     """
 
-    texts: Sequence[AugmentedText]
-    wire: Wire
+    def __init__(self) -> None:
+        self.failures_in_a_row = 0
+        self.answered = 0
+        self.last_words = ""
+
+    def good(self, count: int = 1) -> None:
+        self.answered += count
+        self.failures_in_a_row = 0
+
+    def bad(self, error: BaseException) -> None:
+        self.failures_in_a_row += 1
+        self.last_words = words(error)
+        if self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW:
+            raise self.verdict()
+
+    def verdict(self) -> UserError:
+        """What is to be told where no text at all was answered."""
+        problem = f"it failed on {self.failures_in_a_row} texts in a row ({self.last_words})"
+        return UserError("synthesis engine", problem, "mend the engine and run again; finished texts are kept")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Runs conversations; `told` hears of each text that is done."""
+
     engine: Engine
-    journal: Journal
-    settings: SynthesizeSettings
-    demonstrations: Sequence[AugmentedText] = ()
-    on_progress: ProgressCallback | None = None
-    done: dict[int, AugmentedText] = field(default_factory=dict)
-    failed: dict[int, str] = field(default_factory=dict)
-    rejections: dict[int, list[Rejection]] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
+    prompter: Prompter
+    health: Health
+    told: Told
 
-    def run(self) -> None:
-        """Runs all rounds.
+    async def chain(self, conversation: Conversation, journal: Journal) -> None:
+        """One chain over all its rounds, as fast as its answers come."""
+        while not conversation.is_over:
+            request = conversation.ask(self.prompter).request
+            known = journal.find(request)
+            try:
+                completion = known or (await self.engine.generate([request]))[0]
+            except Exception as error:  # an engine may raise anything; its words are kept
+                self._failed(conversation, error)
+                continue
+            if known is None:
+                journal.add([(request, completion)])
+            self._answered(conversation, completion, new=known is None)
 
-        Raises:
-            UserError: every text of a round failed, so the engine as a whole does not work.
-        """
-        blocks = round_blocks(len(self.texts), self.settings.rounds)
-        for number, block in enumerate(blocks, 1):
-            prompts = {index: self._prompt(index, slots=len(blocks[0])) for index in block}
-            for batch in batches(prompts, self.settings.batch_size):
-                self._run_batch({index: prompts[index] for index in batch})
-                self._report()
-            if all(index in self.failed for index in block):
-                problem = f"every text of round {number} failed ({self.failed[block[0]]})"
-                raise UserError("synthesis engine", problem, "mend the engine and run again; finished texts are kept")
+    async def rounds(self, conversations: Sequence[Conversation], journal: Journal) -> None:
+        """All chains of a shard, round by round in batches."""
+        while waiting := [each for each in conversations if not each.is_over]:
+            requests = [each.ask(self.prompter).request for each in waiting]
+            for batch in batches([request.prompt for request in requests], self.engine.batch_size):
+                await self._batch([(waiting[place], requests[place]) for place in batch], journal)
 
-    def _prompt(self, index: int, slots: int) -> list[int]:
-        """Demonstrations, then as many ancestors as fit (the oldest go first), then the text."""
-        head = [token for shot in self.demonstrations for token in self.wire.example(shot)]
-        opening = self.wire.opening(self.texts[index].text)
-        shots = [self.wire.example(text) for text in ancestors(index, slots, self.done)]
-        room = self.settings.max_model_len - self.settings.max_new_tokens - len(head) - len(opening)
-        kept = newest_that_fit(shots, room)
-        self.counts["shots"] += len(kept)
-        self.counts["shots_dropped"] += len(shots) - len(kept)
-        return head + [token for shot in kept for token in shot] + opening
+    async def _batch(self, asked: Sequence[tuple[Conversation, Request]], journal: Journal) -> None:
+        known = [journal.find(request) for _, request in asked]
+        new = not all(known)
+        answers = await self._generate([request for _, request in asked]) if new else known
+        if new:
+            made = zip((request for _, request in asked), answers, strict=True)
+            journal.add((request, answer) for request, answer in made if isinstance(answer, Completion))
+        for (conversation, _), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, Completion):
+                self._answered(conversation, answer, new)
+            else:
+                assert answer is not None
+                self._failed(conversation, answer)
 
-    def _run_batch(self, prompts: Mapping[int, list[int]]) -> None:
-        known = {index: self.journal.find(prompt) for index, prompt in prompts.items()}
-        completions = {index: completion for index, completion in known.items() if completion is not None}
-        if len(completions) < len(prompts):
-            completions = self._generate(prompts)
-            self.journal.add((prompts[index], completion) for index, completion in completions.items())
-            self.counts["new_completion_tokens"] += sum(item.completion_tokens for item in completions.values())
-        for index, completion in completions.items():
-            self._take(index, completion)
-
-    def _generate(self, prompts: Mapping[int, list[int]]) -> dict[int, Completion]:
-        """Completions of a batch; when the engine fails, each prompt is tried once more by itself."""
-        started = time.perf_counter()
-        completions: dict[int, Completion] = {}
+    async def _generate(self, requests: Sequence[Request]) -> Sequence[Completion | Exception]:
+        """The completions of a batch; where the engine fails on it, each request is tried once more by itself."""
         try:
-            completions = dict(zip(prompts, self.engine.generate(list(prompts.values())), strict=True))
+            return await self.engine.generate(requests)
         except Exception as error:  # an engine may raise anything; its words are kept
-            logger.warning(
-                "the engine failed on a batch of %d, each is tried by itself: %s", len(prompts), words(error)
-            )
-            for index, prompt in prompts.items():
-                try:
-                    (completions[index],) = self.engine.generate([prompt])
-                except Exception as again:
-                    self.failed[index] = words(again)
-                    logger.warning("document %s failed: %s", self.texts[index].document_id, words(again))
-        self.seconds += time.perf_counter() - started
-        return completions
+            count = len(requests)
+            logger.warning("the engine failed on a batch of %d, each is tried by itself: %s", count, words(error))
+        answers: list[Completion | Exception] = []
+        for request in requests:
+            try:
+                answers += await self.engine.generate([request])
+            except Exception as again:
+                answers.append(again)
+        return answers
 
-    def _take(self, index: int, completion: Completion) -> None:
-        pairs, rejections = parse(completion.text)
-        self.done[index] = replace(self.texts[index], pairs=tuple(pairs))
-        self.rejections[index] = rejections
-        self.counts["pairs"] += len(pairs)
-        self.counts["prompt_tokens"] += completion.prompt_tokens
-        self.counts["completion_tokens"] += completion.completion_tokens
+    def _answered(self, conversation: Conversation, completion: Completion, new: bool) -> None:
+        self.health.good()
+        conversation.take(completion, self.prompter)
+        self.told(conversation, completion, new)
 
-    def _report(self) -> None:
-        if self.on_progress is not None:
-            finished = self.done.keys() | self.failed.keys()
-            waiting = {text.document_id for index, text in enumerate(self.texts) if index not in finished}
-            documents = {self.texts[index].document_id for index in finished} - waiting
-            rate = self.counts["new_completion_tokens"] / self.seconds if self.seconds else 0.0
-            progress = SynthesisProgress(len(finished), len(self.texts), len(documents), self.counts["pairs"], rate)
-            self.on_progress(progress)
+    def _failed(self, conversation: Conversation, error: Exception) -> None:
+        logger.warning("document %s failed: %s", conversation.next_text.document_id, words(error))
+        conversation.fail(words(error))
+        self.told(conversation, None, False)
+        self.health.bad(error)
 
 
-def batches(prompts: Mapping[int, Sequence[int]], size: int) -> list[list[int]]:
-    """The prompts' keys, longest first so that a batch is padded little, `size` together."""
-    order = sorted(prompts, key=lambda index: (-len(prompts[index]), index))
+def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Places of prompts, longest first so that a batch is padded little, `size` together."""
+    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def newest_that_fit(shots: Sequence[list[int]], room: int) -> list[list[int]]:
-    """The longest run of shots at the end whose tokens fit into `room`."""
-    first = len(shots)
-    while first > 0 and len(shots[first - 1]) <= room:
-        first -= 1
-        room -= len(shots[first])
-    return list(shots[first:])
+async def run_chains(
+    schedule: Schedule, conversations: Sequence[Conversation], journal: Journal, slots: asyncio.Semaphore
+) -> None:
+    """The chains of one shard, by the schedule that fits the engine; `slots` bounds those under way in this process."""
+    if schedule.engine.batch_size > 1:
+        await schedule.rounds(conversations, journal)
+        return
 
+    async def one(conversation: Conversation) -> None:
+        async with slots:
+            await schedule.chain(conversation, journal)
 
-def words(error: Exception) -> str:
-    """An error in its own words, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    async with asyncio.TaskGroup() as group:
+        for conversation in conversations:
+            group.create_task(one(conversation))

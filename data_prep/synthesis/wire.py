@@ -12,16 +12,15 @@ the plain form; the escaped form exists between a prompt and its completion only
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import orjson
 
 from data_prep.errors import UserError
 from data_prep.records import AugmentedText, Pair
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 THINK_LINE = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is "
@@ -119,24 +118,38 @@ class Wire:
     """The format over one tokenizer.
 
     Args:
-        tokenizer: a copy is taken, in which special tokens inside text are ordinary text.
+        encode: ids of ordinary text; no text gives it BOS or EOS.
+        decode: the text of ids.
         bos_id, eos_id: what `<s>` and `</s>` of the paper are here.
+        name: which tokenizer it is; two of one name encode alike.
     """
 
-    def __init__(self, tokenizer: Tokenizer, bos_id: int, eos_id: int) -> None:
-        self.tokenizer = type(tokenizer).from_str(tokenizer.to_str())
-        self.tokenizer.encode_special_tokens = True
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+    def __init__(
+        self,
+        encode: Callable[[str], list[int]],
+        decode: Callable[[Sequence[int]], str],
+        bos_id: int,
+        eos_id: int,
+        name: str,
+    ) -> None:
+        self.encode, self.decode, self.name = encode, decode, name
         self.bos_id, self.eos_id = bos_id, eos_id
+        self._question = self._ids_of_question()
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text: nothing is added, nothing in it is special."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+    def _ids_of_question(self) -> list[int]:
+        """The ids of a question's tag as they stand after a context, where they stand by themselves there."""
+        ids = self.encode(context_part("x") + "<QUE>")
+        return ids[self._before_question(ids) :]
 
-    def example(self, text: AugmentedText) -> list[int]:
-        """A full example, a shot: BOS, context, pairs, EOS."""
-        return [self.bos_id, *self.encode(context_part(text.text) + pairs_part(text.pairs)), self.eos_id]
+    def _before_question(self, ids: list[int]) -> int:
+        """How many of the ids come before the tag at their end; 0 where a token straddles the two."""
+        for cut in range(len(ids) - 1, 0, -1):
+            tail = self.decode(ids[cut:])
+            if tail == "<QUE>":
+                return cut
+            if len(tail) > len("<QUE>"):
+                break
+        return 0
 
     def opening(self, text: str) -> list[int]:
         """An example up to where its first pair begins.
@@ -147,33 +160,59 @@ class Wire:
         """
         context = context_part(text)
         ids = self.encode(context + "<QUE>")
-        for cut in range(len(ids) - 1, 0, -1):
-            tail = self.tokenizer.decode(ids[cut:], skip_special_tokens=False)
-            if tail == "<QUE>":
-                return [self.bos_id, *ids[:cut]]
-            if len(tail) > len("<QUE>"):
-                break  # a token straddles the two
-        return [self.bos_id, *self.encode(context)]
+        length = len(self._question)
+        cut = len(ids) - length if ids[-length:] == self._question else self._before_question(ids)
+        return [self.bos_id, *(ids[:cut] if cut else self.encode(context))]
+
+    def closing(self, pairs: Sequence[Pair]) -> list[int]:
+        """What follows an opening in an example: the pairs, EOS.  They are encoded as after a context."""
+        stub = self.opening("x")
+        ids = [self.bos_id, *self.encode(context_part("x") + pairs_part(pairs))]
+        if ids[: len(stub)] != stub:  # a token straddles the context's end and the first pair
+            ids = [*stub, *self.encode(pairs_part(pairs))]
+        return [*ids[len(stub) :], self.eos_id]
+
+    def example(self, text: AugmentedText) -> list[int]:
+        """A full example, a shot: BOS, context, pairs, EOS."""
+        return self.opening(text.text) + self.closing(text.pairs)
 
 
-def load_wire(model_dir: Path | str) -> Wire:
-    """The wire format over the tokenizer of a Hugging Face model directory.
+def load_wire(model: Path | str) -> Wire:
+    """The wire format over the tokenizer of a Hugging Face model directory, or of a file that `ipt data index` takes.
 
     Raises:
         UserError: no tokenizer there, or it names no BOS or EOS.
     """
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
 
-    if not Path(model_dir).is_dir():
-        raise UserError(model_dir, "no such directory", "give a Hugging Face model directory, or see `ipt data fetch`")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
+    from data_prep.indexing.encoder import Encoder
+    from data_prep.indexing.tokenizer import load_tokenizer
+    from data_prep.indexing.tokenizer_files import read_tokenizer
+    from data_prep.settings import IndexSettings
+
+    if not Path(model).exists():
+        raise UserError(model, "no such directory", "give a Hugging Face model directory, or see `ipt data fetch`")
+    tokenizer = load_tokenizer(Path(model), IndexSettings(append_eod=False))
+    bos_id, eos_id = tokenizer.identity.bos_id, tokenizer.identity.eos_id
+    if bos_id is None or eos_id is None:
         raise UserError(
-            model_dir, f"no tokenizer could be loaded ({error})", "expected tokenizer.json there"
-        ) from error
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise UserError(
-            model_dir, "the tokenizer names no BOS or no EOS", "add bos_token and eos_token to tokenizer_config.json"
+            model, "the tokenizer names no BOS or no EOS", "add bos_token and eos_token to tokenizer_config.json"
         )
-    return Wire(tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    encoder = Encoder(tokenizer)
+    decoder = Tokenizer.from_str(orjson.dumps(read_tokenizer(Path(model)).spec).decode())
+
+    def encode(text: str) -> list[int]:
+        found: list[int] = encoder.encode([text], [text.encode()])[0].tolist()
+        return found
+
+    decode = partial(decoder.decode, skip_special_tokens=False)
+    return Wire(encode, decode, bos_id, eos_id, tokenizer.identity.fingerprint)
+
+
+def byte_wire() -> Wire:
+    """The wire format without a tokenizer, for an engine without a model: an id is a byte of UTF-8, or BOS, or EOS."""
+
+    def decode(ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+
+    return Wire(lambda text: list(text.encode()), decode, 256, 257, "bytes")

@@ -107,11 +107,15 @@ def styles_of(settings: RenderSettings) -> Styles:
 
 
 class Part(NamedTuple):
-    """Characters [start, end) of a document that are spoken for: the hash of how they read, not the text itself."""
+    """Characters [start, end) of a document that are spoken for: the hash of how they read, not the text itself.
+
+    `sample` numbers the times that they were synthesized; each of these stands somewhere by itself.
+    """
 
     start: int
     end: int
     digest: int
+    sample: int
     in_chain: bool
 
 
@@ -123,7 +127,7 @@ class Ledger:
 
     def add(self, text: AugmentedText, in_chain: bool) -> None:
         """Notes that `text` is in a training text with pairs, or goes on as raw text."""
-        part = Part(text.start, text.start + len(text.text), _digest(text.text), in_chain)
+        part = Part(text.start, text.start + len(text.text), _digest(text.text), text.sample, in_chain)
         self.parts[text.document_id].append(part)
 
     def take(self, document: Document) -> list[tuple[int, int]]:
@@ -132,17 +136,18 @@ class Ledger:
         Raises:
             UserError: a part does not read as the document does there, or two of them overlap.
         """
-        taken = []
-        last = 0
+        taken: list[tuple[int, int]] = []
+        before: Part | None = None
         for part in sorted(self.parts.pop(document.id, ())):
             if _digest(document.text[part.start : part.end]) != part.digest:
                 problem = f"characters {part.start} to {part.end} are not what was synthesized"
                 raise UserError(f"document '{document.id}'", problem, "render with the documents that were synthesized")
-            if part.start < last:
-                problem = f"characters {part.start} to {last} are used twice"
+            other_sample = before is not None and part[:3] == before[:3] and part.sample != before.sample
+            if before is not None and part.start < before.end and not other_sample:
+                problem = f"characters {part.start} to {before.end} are used twice"
                 raise UserError(f"document '{document.id}'", problem, "give each chain and each leftover once")
-            last = part.end
-            if part.in_chain:
+            before = part
+            if part.in_chain and (part.start, part.end) not in taken[-1:]:
                 taken.append((part.start, part.end))
         return taken
 

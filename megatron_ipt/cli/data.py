@@ -42,16 +42,32 @@ def list_assets() -> None:
 
 
 @app.command()
-@settings_options(SynthesizeSettings)
+@settings_options(SynthesizeSettings, "engine_args")
 def synthesize(
-    corpus: Annotated[Path, typer.Argument(help="documents: JSONL with an `id` and a `text` a line")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="documents: JSONL(.gz, .zst), Parquet, folders, globs, Hugging Face datasets")
+    ],
     out: Annotated[Path, typer.Argument(help="chains to write, JSONL")],
+    shard_index: Annotated[int, typer.Option(min=0, help="work off every NUM_SHARDS-th shard, from this one on")] = 0,
+    num_shards: Annotated[int, typer.Option(min=1, help="processes that share the shards, as of a Slurm array")] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="ask again about texts that failed")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="measure a sample, and tell what the run will take")] = False,
+    plan_documents: Annotated[int, typer.Option(min=1, help="documents of the sample")] = 64,
+    plan_rate: Annotated[
+        float | None, typer.Option(min=0, help="completion tokens a second of an engine, where it is known")
+    ] = None,
+    *,
     settings: SynthesizeSettings,
 ) -> None:
     """Let a model write question-answer pairs about documents, M texts a chain."""
-    if settings.model is None:
-        raise UserError("--model", "no synthesizer is named", "give its Hugging Face directory or its file")
-    steps.synthesize(settings, corpus, settings.model, out)
+    if shard_index >= num_shards:
+        raise UserError("--shard-index", f"{shard_index} of {num_shards} shards", "count them from 0")
+    if plan:
+        steps.plan_synthesis(settings, inputs, out, plan_documents, plan_rate)
+    elif retry_failed:
+        steps.retry_synthesis(settings, out)
+    else:
+        steps.synthesize(settings, inputs, settings.model, out, shard_index, num_shards)
 
 
 @app.command()

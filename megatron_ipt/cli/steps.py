@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.settings import (
     BlendSettings,
@@ -29,13 +30,53 @@ def fetch(settings: FetchSettings, out: Path) -> None:
     tables.show_counts(f"{summary['corpus']} ({summary['licence']})", summary)
 
 
-def synthesize(settings: SynthesizeSettings, documents: Path, model: Path, out: Path) -> None:
+def synthesize(
+    settings: SynthesizeSettings,
+    inputs: Sequence[Path | str],
+    model: Path | None,
+    out: Path,
+    shard_index: int = 0,
+    num_shards: int = 1,
+) -> None:
     from data_prep.synthesis import progress_bar
     from data_prep.synthesis import synthesize as run
 
     with progress_bar(tables.console()) as progress:
-        summary = run(settings, documents, model, out, progress)
-    tables.show_counts("synthesis", summary)
+        summary = run(settings, inputs, model, out, progress, None, shard_index, num_shards)
+    if summary is None:
+        tables.console().print(f"these shards are done; {out} is written when all are")
+    else:
+        _show_synthesis(summary)
+
+
+def retry_synthesis(settings: SynthesizeSettings, out: Path) -> None:
+    from data_prep.synthesis import progress_bar, retry_failed
+
+    with progress_bar(tables.console()) as progress:
+        summary = retry_failed(settings, settings.model, out, progress)
+    _show_synthesis(summary)
+
+
+def _show_synthesis(summary: Mapping[str, Any]) -> None:
+    left_out = ("engine", "made_of")
+    tables.show_counts("synthesis", {name: value for name, value in summary.items() if name not in left_out})
+
+
+def plan_synthesis(
+    settings: SynthesizeSettings, inputs: Sequence[Path | str], out: Path, sample: int, rate: float | None
+) -> None:
+    from data_prep.synthesis.estimate import estimate
+
+    found = estimate(settings, inputs, settings.model, out, sample=sample, rate=rate)
+    title = f"{found.rows:,} rows, {found.documents:,} documents to synthesize, by {found.sampled} of them"
+    rows: list[tuple[Any, ...]] = [(f"dropped: {reason}", count, "", "") for reason, count in found.dropped.items()]
+    rows += [(name.replace("_", " "), *map(round, figures)) for name, figures in found.figures.items()]
+    rows.append(("hours of one engine", found.hours, "", ""))
+    if found.gpu_hours is not None:
+        rows.append(("GPU-hours", found.gpu_hours, "", ""))
+    tables.show(title, ("", "expected", "95 %: from", "to"), rows)
+    source = "as given" if rate else "as the sample ran, which leaves a large engine half idle: an upper bound of time"
+    tables.console().print(f"by {found.rate:,.0f} completion tokens a second of an engine, {source}")
 
 
 def check(settings: CheckSettings, chains: Path, out: Path) -> None:

@@ -1,5 +1,6 @@
 """The transformers engine on a real architecture: batching changes nothing, stops where it should."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from data_prep.errors import UserError
 from data_prep.fetch import fetch_model
 from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.engines import Completion, Request
 from data_prep.synthesis.engines.transformers import TransformersEngine, fingerprint, shared_prefix
 
 
@@ -33,6 +35,10 @@ def engine(model_dir: Path, **values) -> TransformersEngine:
     return TransformersEngine(model_dir, SynthesizeSettings(**{"max_new_tokens": 12, "dtype": "float32", **values}))
 
 
+def generate(runner: TransformersEngine, prompts: list[list[int]], seed: int = 0) -> list[Completion]:
+    return asyncio.run(runner.generate([Request(prompt, "", seed) for prompt in prompts]))
+
+
 def greedy(runner: TransformersEngine, prompt: list[int]) -> list[int]:
     """The plainest generation there is: the whole sequence again for every token."""
     ids = list(prompt)
@@ -47,7 +53,7 @@ def test_a_batch_with_a_shared_beginning_and_padding_is_as_one_by_one(model_dir:
     head = list(range(100, 140))
     prompts = [[*head, 7, 8, 9], [*head, 50], [*head, *range(300, 320)], [9, *head]]
     for batch in (prompts[:3], prompts, prompts[3:]):
-        completions = runner.generate(batch)
+        completions = generate(runner, batch)
         for prompt, completion in zip(batch, completions, strict=True):
             assert completion.text == runner.tokenizer.decode(greedy(runner, prompt))
             assert (completion.prompt_tokens, completion.completion_tokens) == (len(prompt), 12)
@@ -61,7 +67,7 @@ def test_it_stops_at_any_special_token_and_counts_it(model_dir: Path):
         original = runner.model.lm_head.weight.data.clone()
         expected = greedy(runner, prompt)
         runner.model.lm_head.weight.data[special] = runner.model.lm_head.weight.data[expected[5]] * 1.01
-        completion = runner.generate([prompt, [5, *prompt]])[0]
+        completion = generate(runner, [prompt, [5, *prompt]])[0]
         runner.model.lm_head.weight.data.copy_(original)
         place = expected.index(expected[5])
         assert completion.finish_reason == "stop" and completion.completion_tokens == place + 1
@@ -71,8 +77,8 @@ def test_it_stops_at_any_special_token_and_counts_it(model_dir: Path):
 def test_sampling_is_repeatable_and_depends_on_the_seed(model_dir: Path):
     prompts = [[5, 6, 7], [8, 9]]
     state = torch.get_rng_state()
-    first, again = (engine(model_dir, temperature=1.0).generate(prompts) for _ in range(2))
-    assert first == again != engine(model_dir, temperature=1.0, seed=2).generate(prompts)
+    first, again = (generate(engine(model_dir, temperature=1.0), prompts) for _ in range(2))
+    assert first == again != generate(engine(model_dir, temperature=1.0), prompts, seed=2)
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -31,7 +31,7 @@ def wire() -> Wire:
 
 
 def shown(wire: Wire, ids: list[int]) -> str:
-    return wire.tokenizer.decode(ids, skip_special_tokens=False)
+    return wire.decode(ids)
 
 
 def test_an_example_is_the_papers_format_byte_for_byte(wire: Wire):

@@ -150,6 +150,17 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_order_or_the_shards(tm
         assert (folder / "text" / "augmented.jsonl").read_bytes().splitlines() == one[place : place + 1]
 
 
+def test_samples_of_a_text_stand_in_chains_of_their_own_and_none_of_it_goes_on_raw(tmp_path: Path):
+    rows, corpus = corpus_of(tmp_path)
+    whole = part(rows, 0, 0, 53)
+    in_chains = [(replace(whole, sample=sample),) for sample in (0, 2)]
+    chains, leftover = write(tmp_path, in_chains, [replace(whole, pairs=(), sample=1)])  # the check left it no pair
+    render(RenderSettings(), chains, leftover, corpus, tmp_path / "text")
+    assert len(texts_of(tmp_path / "text" / "augmented.jsonl")) == 2
+    raw = texts_of(tmp_path / "text" / "raw.jsonl")
+    assert [text.id for text in raw] == ["d1", "d2", "d3", "d4"]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -1,37 +1,71 @@
-"""What runs the synthesizer: prompts as token ids in, completions as text out.
-
-An engine is told nothing of documents, pairs or rounds.
-"""
+"""What runs the synthesizer: requests in, completions out; one file an engine, made by name from the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+import os
+from pathlib import Path
 
-FinishReason = Literal["stop", "length"]
+from data_prep.errors import UserError
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.engines.contract import Completion, Engine, FinishReason, Request
+from data_prep.synthesis.wire import Wire
+
+__all__ = ["Completion", "Engine", "FinishReason", "Request", "make_engine"]
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What the model wrote after a prompt.
+def make_engine(settings: SynthesizeSettings, model: Path | None, wire: Wire) -> Engine:
+    """The engine that `settings.engine` names, over the model at `model`.
 
-    `finish_reason` is "stop" when it ended by itself and "length" when it was cut off;
-    `completion_tokens` counts the ids generated, a closing special id included.
+    Raises:
+        UserError: what it needs is not given or not installed.
     """
+    if settings.engine == "rules":
+        from data_prep.synthesis.engines.rules import RulesEngine
 
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
+        return RulesEngine(count=lambda text: len(wire.encode(text)))
+    if model is None:
+        raise UserError("--model", "no synthesizer is named", "give its Hugging Face directory")
+    if settings.engine == "server":
+        return _server(settings, model)
+    if settings.engine == "vllm":
+        return _vllm(settings, model)
+    from data_prep.synthesis.engines.transformers import TransformersEngine
+
+    return TransformersEngine(model, settings)
 
 
-class Engine(Protocol):
-    """A generator of completions."""
+def _server(settings: SynthesizeSettings, model: Path) -> Engine:
+    from transformers import AutoTokenizer
 
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Everything, other than the prompt, that a completion depends on; JSON values only."""
+    from data_prep.synthesis.engines.server import ServerEngine
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-        """One completion a prompt, in their order; raises whatever goes wrong."""
+    if not settings.server_urls:
+        raise UserError("--server-urls", "no server is named", "give its address, as http://HOST:PORT/v1")
+    return ServerEngine(
+        settings.server_urls,
+        settings.server_model or str(model),
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        concurrency=settings.concurrency,
+        timeout_seconds=settings.request_timeout,
+        retries=settings.request_retries,
+        api_key=os.environ.get(settings.server_key),
+        prompt_form=settings.server_prompt,
+        tokenizer=AutoTokenizer.from_pretrained(model),
+    )
+
+
+def _vllm(settings: SynthesizeSettings, model: Path) -> Engine:
+    from data_prep.synthesis.engines.vllm import VllmEngine
+
+    return VllmEngine(
+        str(model),
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        max_model_len=settings.max_model_len,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        concurrency=settings.concurrency,
+        engine_args=settings.engine_args,
+    )

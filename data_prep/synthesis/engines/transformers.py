@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCach
 
 from data_prep.errors import UserError
 from data_prep.settings import SynthesizeSettings
-from data_prep.synthesis.engines import Completion
+from data_prep.synthesis.engines.contract import Completion, Request
 
 
 class TransformersEngine:
-    """Batched generation; greedy at temperature 0, else sampled from a seed made of the prompts.
+    """Batched generation; greedy at temperature 0, else sampled from a seed made of the requests'.
 
     Raises:
         UserError: no model can be loaded from the directory.
@@ -34,7 +34,7 @@ class TransformersEngine:
         self.settings = settings
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(settings.dtype))
         except (OSError, ValueError) as error:
             raise UserError(
                 folder, f"no model could be loaded ({error})", "give a Hugging Face model directory"
@@ -52,11 +52,25 @@ class TransformersEngine:
         }
 
     @property
+    def batch_size(self) -> int:
+        return self.settings.batch_size
+
+    @property
+    def concurrency(self) -> int:
+        return 1
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         return self._identity
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-        """One completion a prompt, in their order, generated as one batch."""
+    async def close(self) -> None:
+        """The model goes with this object."""
+
+    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in their order, generated as one batch; nothing else runs meanwhile."""
+        return self._generate([request.prompt for request in requests], [request.seed for request in requests])
+
+    def _generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Completion]:
         shared = shared_prefix(prompts)
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), self.stop_ids[0], dtype=torch.long)
@@ -70,7 +84,7 @@ class TransformersEngine:
                 mask[row, places] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(self._batch_seed(prompts))
+            torch.manual_seed(xxhash.xxh3_64_intdigest(orjson.dumps(list(seeds))) >> 1)
             cache = self._prefix_cache(ids[:1, :shared], len(prompts), longest + self.settings.max_new_tokens)
             output = self.model.generate(ids, attention_mask=mask, past_key_values=cache, **self._options())
         rows = output[:, longest:].tolist()
@@ -115,8 +129,10 @@ class TransformersEngine:
             | {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         )
 
-    def _batch_seed(self, prompts: Sequence[Sequence[int]]) -> int:
-        return xxhash.xxh3_64_intdigest(orjson.dumps([self.settings.seed, list(map(list, prompts))])) >> 1
+
+def _dtype(name: str) -> Any:
+    """`auto` is the number format of the model's files."""
+    return name if name == "auto" else getattr(torch, name)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

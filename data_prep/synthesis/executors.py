@@ -1,0 +1,173 @@
+"""Where workers run: in this process, in several of this machine, or on a Ray cluster (ray_executor.py).
+
+Whoever works a shard off, its result is the same; so a worker that dies costs what it had under way, and its shards
+are worked off by others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+
+from data_prep.errors import UserError
+from data_prep.settings import SynthesizeSettings
+from data_prep.shards import end_with_parent
+from data_prep.synthesis.demonstrations import load_demonstrations
+from data_prep.synthesis.engines import Engine, make_engine
+from data_prep.synthesis.prompts import Prompter
+from data_prep.synthesis.wire import byte_wire, load_wire
+from data_prep.synthesis.work import Work, opened
+from data_prep.synthesis.worker import Told, Worker
+
+logger = logging.getLogger(__name__)
+
+TELL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker has to know, light enough to be sent to it."""
+
+    root: Path
+    settings: SynthesizeSettings
+    model: Path | None
+
+    def worker(self, told: Told, engine: Engine | None = None, prompter: Prompter | None = None) -> Worker:
+        """A worker with its engine; the caller closes that."""
+        prompter = prompter or make_prompter(self.settings, self.model)
+        found = opened(self.root)
+        assert found is not None  # whoever made the job has filled it
+        made = engine or make_engine(self.settings, self.model, prompter.wire)
+        return Worker(found, self.settings, made, prompter, told)
+
+
+def make_prompter(settings: SynthesizeSettings, model: Path | None) -> Prompter:
+    """Prompts over the model's tokenizer; over bytes where there is no model."""
+    wire = byte_wire() if model is None else load_wire(model)
+    return Prompter(wire, settings, load_demonstrations(settings.demonstrations))
+
+
+def run_shards(
+    job: Job, shards: Sequence[int], told: Told, engine: Engine | None = None, prompter: Prompter | None = None
+) -> None:
+    """Works the shards off where the settings say; an engine that is given is used in this process.
+
+    Raises:
+        UserError: the engine does not work, or every worker died.
+    """
+    if not shards:
+        return
+    workers = min(job.settings.workers, len(shards))
+    if job.settings.executor == "ray" and engine is None:
+        from data_prep.synthesis.ray_executor import run_on_ray
+
+        run_on_ray(job, shards, told)
+    elif workers > 1 and engine is None:
+        _run_in_processes(job, shards, told, workers)
+    else:
+        waiting = iter(shards)
+        asyncio.run(_work(job.worker(told, engine, prompter), lambda: next(waiting, None), close=engine is None))
+
+
+async def _work(worker: Worker, take: Callable[[], int | None], close: bool = True) -> None:
+    try:
+        await worker.run(take)
+    finally:
+        if close:
+            await worker.engine.close()
+
+
+def _run_in_processes(job: Job, shards: Sequence[int], told: Told, workers: int) -> None:
+    work: Work | None = opened(job.root)
+    assert work is not None
+    left = list(shards)
+    while left:
+        died = _one_round(job, left, told, workers)
+        still = [shard for shard in left if not work.result(shard).exists()]
+        if still and len(still) == len(left):
+            mend = "look at what it printed; run again, and it goes on where it stopped"
+            raise UserError("workers", f"all of them died ({', '.join(died)}) without finishing a shard", mend)
+        if still:
+            logger.warning("workers died (%s); %d shards are worked off by others", ", ".join(died), len(still))
+        left = still
+
+
+def _one_round(job: Job, shards: Sequence[int], told: Told, workers: int) -> list[str]:
+    """Processes that share the shards, until all have ended; how those ended that died."""
+    context = multiprocessing.get_context("spawn")
+    news: Any = context.Queue()
+    taken = context.Value("q", 0)
+    processes: list[BaseProcess] = [
+        context.Process(target=_process, args=(job, list(shards), taken, news), daemon=True) for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        while any(process.is_alive() for process in processes):
+            _hear(news, told, wait=TELL_SECONDS)
+        _hear(news, told, wait=0.0)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+    return [f"exit code {process.exitcode}" for process in processes if process.exitcode]
+
+
+def _hear(news: Any, told: Told, wait: float) -> None:
+    """All that is in the queue; the first error that a worker met is raised."""
+    try:
+        while True:
+            item = news.get(timeout=wait) if wait else news.get_nowait()
+            if isinstance(item, BaseException):
+                raise item
+            told(item)
+    except queue.Empty:
+        return
+
+
+def _process(job: Job, shards: Sequence[int], taken: Any, news: Any) -> None:
+    """A worker process: takes the next shard that no other has taken."""
+    end_with_parent()
+
+    def take() -> int | None:
+        with taken.get_lock():
+            number = taken.value
+            taken.value += 1
+        return shards[number] if number < len(shards) else None
+
+    tell = Teller(news.put)
+    try:
+        asyncio.run(_work(job.worker(tell), take))
+    except UserError as error:
+        news.put(error)
+    tell.flush()
+    news.close()
+    news.join_thread()
+
+
+class Teller:
+    """Sums up what is told, and sends it on a few times a second."""
+
+    def __init__(self, send: Callable[[Counter[str]], object]) -> None:
+        self._send = send
+        self._counts: Counter[str] = Counter()
+        self._sent = time.monotonic()
+
+    def __call__(self, counts: Counter[str]) -> None:
+        self._counts.update(counts)
+        if time.monotonic() - self._sent > TELL_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._counts:
+            self._send(self._counts)
+        self._counts, self._sent = Counter(), time.monotonic()

@@ -1,0 +1,41 @@
+"""A job whose engine ends its process by a signal, once: what a worker that runs out of memory looks like."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.synthesis.engines import Completion, Engine, Request
+from data_prep.synthesis.engines.rules import RulesEngine
+from data_prep.synthesis.executors import Job
+from data_prep.synthesis.prompts import Prompter
+from data_prep.synthesis.wire import byte_wire
+from data_prep.synthesis.worker import Told, Worker
+
+
+class DyingEngine(RulesEngine):
+    """Dies at its tenth request, unless the file `mark` says that one has died already."""
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__(count=lambda text: len(byte_wire().encode(text)))
+        self.mark, self.left = mark, 9
+
+    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        self.left -= 1
+        if self.left < 0:
+            try:
+                self.mark.touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return await super().generate(requests)
+
+
+class DyingJob(Job):
+    """Its workers have that engine; IPT_TEST_DIES_ONCE names the file."""
+
+    def worker(self, told: Told, engine: Engine | None = None, prompter: Prompter | None = None) -> Worker:
+        return super().worker(told, DyingEngine(Path(os.environ["IPT_TEST_DIES_ONCE"])), prompter)

@@ -1,0 +1,120 @@
+"""Workers in processes of their own, killed and not: the bytes are those of one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dying_job import DyingJob
+
+from data_prep.errors import UserError
+from data_prep.readers import read_jsonl, write_jsonl
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis import synthesize
+from data_prep.synthesis.engines import make_engine
+from data_prep.synthesis.wire import byte_wire
+
+TEXT = "The kiln of number {0}\n\nA kiln is an oven for bricks. It burned in 18{0:02}; therefore it was rebuilt. "
+
+
+def settings(**values: Any) -> SynthesizeSettings:
+    return SynthesizeSettings(engine="rules", shard_documents=5, rounds=3, **values)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 documents, one of them twice, one of them only spaces."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    rows: list[dict[str, Any]] = [{"id": f"d{i}", "text": TEXT.format(i) * (1 + i % 3)} for i in range(40)]
+    write_jsonl(path, [*rows[:20], {"id": "d3", "text": "again"}, {"id": "x", "text": " "}, *rows[20:]])
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path) -> dict[str, bytes]:
+    out = corpus.with_name("whole.jsonl")
+    summary = synthesize(settings(), corpus, None, out)
+    assert summary is not None
+    assert summary["rows"] == 42 == summary["documents"] + sum(summary["dropped"].values())
+    assert summary["dropped"] == {"duplicate_id": 1, "only_spaces": 1} and summary["pairs"] > 40
+    dropped = {row["where"].rpartition(":")[2]: row["reason"] for row in read_jsonl(f"{out}.dropped.jsonl")}
+    assert dropped == {"21": "duplicate_id", "22": "only_spaces"}
+    return outputs(out)
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    kinds = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl")
+    return {kind: Path(f"{out}{kind}").read_bytes() for kind in kinds}
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_several_processes_write_the_same_bytes_as_one(
+    tmp_path: Path, corpus: Path, whole: dict[str, bytes], workers: int
+):
+    told = []
+    summary = synthesize(settings(workers=workers), corpus, None, tmp_path / "c.jsonl", told.append)
+    assert outputs(tmp_path / "c.jsonl") == whole and summary is not None
+    assert told[-1].documents == 40 == summary["documents"] and told[-1].pairs == summary["pairs"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis import synthesize
+from data_prep.synthesis.engines.rules import RulesEngine
+
+class Dies(RulesEngine):
+    left = int(sys.argv[3])
+
+    async def generate(self, requests):
+        Dies.left -= 1
+        if Dies.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().generate(requests)
+
+from data_prep.synthesis.wire import byte_wire
+engine = Dies(count=lambda text: len(byte_wire().encode(text)))
+settings = SynthesizeSettings(engine="rules", shard_documents=5, rounds=3)
+synthesize(settings, Path(sys.argv[1]), None, Path(sys.argv[2]), engine=engine)
+"""
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path, corpus: Path, whole: dict[str, bytes]):
+    out = tmp_path / "c.jsonl"
+    for calls in (0, 7, 13):
+        command = [sys.executable, "-c", KILLED, str(corpus), str(out), str(calls)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not out.exists()
+    finished = len(list(Path(f"{out}.work/results").iterdir()))
+    assert finished >= 1 or any(Path(f"{out}.work/journal").iterdir())
+    synthesize(settings(), corpus, None, out)
+    assert outputs(out) == whole
+
+
+def test_a_worker_that_dies_leaves_its_shards_to_others(
+    tmp_path: Path,
+    corpus: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    mark = tmp_path / "died"
+    monkeypatch.setenv("IPT_TEST_DIES_ONCE", str(mark))
+    monkeypatch.setattr("data_prep.synthesis.Job", DyingJob)
+    synthesize(settings(workers=2), corpus, None, tmp_path / "c.jsonl")
+    assert mark.exists() and "workers died (exit code -9)" in caplog.text
+    assert outputs(tmp_path / "c.jsonl") == whole
+
+
+def test_an_engine_that_cannot_be_made_is_one_line_from_any_worker(tmp_path: Path, corpus: Path):
+    options = SynthesizeSettings(engine="server", shard_documents=5, workers=2)
+    with pytest.raises(UserError, match=r"--model: no synthesizer is named"):
+        synthesize(options, corpus, None, tmp_path / "c.jsonl")
+    with pytest.raises(UserError, match=r"--model"):
+        make_engine(options, None, byte_wire())
