@@ -19,13 +19,14 @@ PREP = [
     "numpy>=2.0",
     "protobuf>=6.30",
     "pyarrow>=18",
+    "regex>=2024.11.6",
     "sentencepiece>=0.2.1",
+    "sentencex>=1.0.32",
     "tiktoken>=0.9",
     "tokenizers>=0.21",
     "transformers>=5.0",
     "xxhash>=3.5",
     "zstandard>=0.23",
-    "nupunkt>=0.8",
 ]
 # megatron-core 0.19 needs triton and psutil without declaring them: without the first it does not
 # import, without the second a checkpoint save fails.
@@ -79,6 +80,7 @@ setup(
         "quickstart": [*TRAIN, *EVAL, *REPORT, *GGUF],
         "dev": [
             *("hypothesis>=6.120", "mypy>=1.14", "pre-commit>=4", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"),
+            "nupunkt>=0.8",  # a second opinion on sentence ends
             "types-PyYAML",
             *SERVER,
         ],

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 UNKNOWN: Final = "und"
 """What a text without letters is in, or one that the model cannot tell (ISO 639-3, undetermined)."""
 HEAD: Final = 1000
-"""Characters that are looked at: past them the answer hardly changes, and the model's time grows with them."""
+"""Characters whose scripts are looked at."""
+MODEL_HEAD: Final = 500
+"""Characters that the model is given: past them its answer hardly changes, and its time grows (0.2 ms)."""
 LEAST_SCORE: Final = 0.3
 """The model's score below which its answer is not believed; it gives 0.12 to a text it knows nothing of."""
 # An ideograph, kana or syllable says about as much as three letters of an alphabet.
@@ -34,12 +36,12 @@ def language_of(text: str) -> str:
     """The code of the text's language (ISO 639: en, de, zh, ...), or UNKNOWN.
 
     Chinese, Japanese, Korean and Thai are told by their scripts (Cantonese and the like are zh), the
-    rest by the model, from the first HEAD characters.
+    rest by the model, from the first characters.
     """
     head = text[:HEAD]
     if not head.isascii() and (told := _by_script(head)):
         return told
-    return _by_model(head) if _LETTERS.search(head) else UNKNOWN
+    return _by_model(head[:MODEL_HEAD]) if _LETTERS.search(head) else UNKNOWN
 
 
 def _by_script(text: str) -> str | None:
