@@ -149,7 +149,11 @@ class SynthesizeSettings(IntakeSettings):
 class CheckSettings(Settings):
     """ipt data check: pairs that stay, and a reason for each that goes."""
 
-    checks: tuple[str, ...] = Field(("form", "length", "duplicates", "grounding"), description="checks in their order")
+    checks: tuple[str, ...] = Field(
+        ("form", "length", "duplicates", "grounding", "degenerate"),
+        description="checks in their order; decontamination and, at the end, scored ask for more settings",
+    )
+    write_dropped: bool = Field(True, description="write each dropped pair with its reason; they are counted anyway")
     min_answer_characters: int = Field(1, ge=1, description="shortest answer [characters]")
     max_answer_characters: int = Field(4000, ge=1, description="longest answer [characters]")
     max_question_characters: int = Field(2000, ge=1, description="longest question [characters]")
@@ -163,6 +167,32 @@ class CheckSettings(Settings):
         ge=0.0,
         le=1.0,
         description="share of an answer's content words that stand in its text",
+    )
+    max_repetition: float = Field(
+        0.3, ge=0.0, le=1.0, description="degenerate: share of a text's 4-grams that were in it before"
+    )
+    max_word_run: int = Field(4, ge=1, description="degenerate: one word in a row so often at most [words]")
+    min_language_letters: int = Field(
+        80, ge=1, description="degenerate: shorter answers do not tell their language; a Chinese sign is 3 [letters]"
+    )
+    min_language_confidence: float = Field(
+        0.9, ge=0.0, le=1.0, description="degenerate: how sure the classifier of languages must be of text and answer"
+    )
+    decontaminate: tuple[Path, ...] = Field(
+        (), description="evaluation tasks nothing of which may be met, JSONL, Parquet"
+    )
+    decontaminate_keys: tuple[str, ...] = Field((), description="keys of their rows to look at; default: every string")
+    decontaminate_words: int = Field(13, ge=1, description="n: so many words of a task in a row are a hit [words]")
+    decontaminate_characters: int = Field(20, ge=1, description="the same where no spaces are set [characters]")
+    decontaminate_min_units: int = Field(
+        6, ge=1, description="shorter fields of a task tell nothing and are left out [words or characters]"
+    )
+    judge_engine_url: tuple[str, ...] = Field((), description="scored: OpenAI-compatible servers of the judge")
+    judge_model: str | None = Field(None, description="scored: the judge's name there")
+    judge_tokenizer: Path | None = Field(None, description="scored: Hugging Face directory of the judge's tokenizer")
+    judge_min_score: int = Field(4, ge=1, le=5, description="scored: the lowest score that stays, of 1 to 5")
+    judge_max_text_characters: int = Field(
+        8000, ge=1, description="scored: of a longer text the judge sees the start [characters]"
     )
 
 

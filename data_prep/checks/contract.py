@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from data_prep.records import AugmentedText, Pair
 from data_prep.settings import CheckSettings
@@ -14,3 +15,13 @@ Judge = Callable[[Pair, AugmentedText], str | None]
 
 # Makes a judge; it may read the chains first.
 JudgeMaker = Callable[[CheckSettings, Path], Judge]
+
+
+@runtime_checkable
+class TextJudge(Protocol):
+    """A judge of pairs that judges their texts too."""
+
+    def __call__(self, pair: Pair, text: AugmentedText) -> str | None: ...
+
+    def of_text(self, text: AugmentedText) -> str | None:
+        """Why nobody may train on the text, with pairs or without; then every pair of it goes, for this reason."""

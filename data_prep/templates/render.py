@@ -3,7 +3,8 @@
 Writes OUT/augmented.jsonl (the training texts of the chains), OUT/raw.jsonl and OUT/summary.json.  With the layouts
 open_book and both, raw.jsonl has every part of a document that is in no chain; with closed_book it has every document
 whole, as the pairs stand without their text.  A character of the corpus is a text of augmented.jsonl or of raw.jsonl,
-never of both; only pairs are repeated, by the layout both.
+never of both; only pairs are repeated, by the layout both.  Texts that the checks withheld (they hold evaluation
+questions) are in neither.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ COUNTS = (
     "raw_characters",
     "blank_characters",
     "leftover_texts",
+    "withheld_texts",
+    "withheld_characters",
     "open_book_documents",
     "closed_book_documents",
     "inverted_documents",
@@ -52,15 +55,17 @@ def render(
     leftovers: Path | str | Iterable[Path | str],
     documents_path: Path | str,
     out_dir: Path | str,
+    withheld: Iterable[Path | str] = (),
 ) -> dict[str, Any]:
     """Renders a corpus and returns what summary.json says.
 
-    `characters` is the sum of `chain_characters` (in a training text with pairs), `raw_characters` and
-    `blank_characters`; `pairs_repeated` stand in two training texts; `answers_lost` were left out by a mode that says
-    so; `questions_in_order` kept the order of their options, as the pair itself names them.
+    `characters` is the sum of `chain_characters` (in a training text with pairs), `raw_characters`, `blank_characters`
+    and `withheld_characters`; `pairs_repeated` stand in two training texts; `answers_lost` were left out by a mode that
+    says so; `questions_in_order` kept the order of their options, as the pair itself names them.
 
     Args:
         leftovers: file or files of texts that got or kept no pairs; each must be of the corpus and in no chain.
+        withheld: files of texts that are not to be trained on, raw or with pairs.
 
     Raises:
         UserError: a text that is not of the corpus (any more), or that is used twice; templates that are not sound.
@@ -78,8 +83,12 @@ def render(
                 augmented.write(json_line(document.text.to_json()))
         for path in [leftovers] if isinstance(leftovers, Path | str) else leftovers:
             for text in _leftovers(path):
-                ledger.add(text, in_chain=False)
+                ledger.add(text, in_raw=True)
                 counts["leftover_texts"] += 1
+        for path in withheld:
+            for text in _leftovers(path):
+                ledger.add(text, in_raw=False)
+                counts.update({"withheld_texts": 1, "withheld_characters": len(text.text)})
         for rest in _raw_texts(documents_path, ledger, counts):
             raw.write(json_line(rest.to_json()))
         ledger.check_empty(documents_path)
@@ -116,7 +125,7 @@ class Part(NamedTuple):
     end: int
     digest: int
     sample: int
-    in_chain: bool
+    in_raw: bool
 
 
 @dataclass
@@ -125,13 +134,13 @@ class Ledger:
 
     parts: dict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, text: AugmentedText, in_chain: bool) -> None:
-        """Notes that `text` is in a training text with pairs, or goes on as raw text."""
-        part = Part(text.start, text.start + len(text.text), _digest(text.text), text.sample, in_chain)
+    def add(self, text: AugmentedText, in_raw: bool) -> None:
+        """Notes that `text` goes on as raw text, or not: it is in a training text with pairs, or withheld."""
+        part = Part(text.start, text.start + len(text.text), _digest(text.text), text.sample, in_raw)
         self.parts[text.document_id].append(part)
 
     def take(self, document: Document) -> list[tuple[int, int]]:
-        """The parts [start, end) of the document that are in chains, in order.
+        """The parts [start, end) of the document that are not to be raw text, in order.
 
         Raises:
             UserError: a part does not read as the document does there, or two of them overlap.
@@ -147,7 +156,7 @@ class Ledger:
                 problem = f"characters {part.start} to {before.end} are used twice"
                 raise UserError(f"document '{document.id}'", problem, "give each chain and each leftover once")
             before = part
-            if part.in_chain and (part.start, part.end) not in taken[-1:]:
+            if not part.in_raw and (part.start, part.end) not in taken[-1:]:
                 taken.append((part.start, part.end))
         return taken
 
@@ -170,7 +179,7 @@ def _chains(path: Path | str, settings: RenderSettings, ledger: Ledger, counts: 
     with_text = settings.layout != "closed_book"
     for chain in sound_chains(path):
         for text in chain.texts:
-            ledger.add(text, in_chain=with_text)
+            ledger.add(text, in_raw=not with_text)
             counts["chain_characters"] += len(text.text) if with_text else 0
             counts["pairs"] += len(text.pairs)
             counts["pairs_repeated"] += len(text.pairs) if settings.layout == "both" else 0

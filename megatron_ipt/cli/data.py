@@ -99,6 +99,8 @@ def render(
 ) -> None:
     """Turn chains into training text; every document that is in no chain goes on as raw text.
 
+    Texts of CHAINS.withheld.jsonl, where `ipt data check` wrote it, are left out altogether.
+
     With --preview or --preview-html it shows what the documents look like; without OUT it does nothing else.
     """
     if preview or preview_html:

@@ -140,6 +140,11 @@ def _leftovers(run: Context) -> list[Path]:
     return [steps.leftover_of(path) for path in (run.paths.chains, run.paths.checked)]
 
 
+def _check_files(run: Context) -> list[Path]:
+    """Evaluation tasks that the checks hold the pairs against."""
+    return list(section(run.recipe, "check").decontaminate)
+
+
 def _templates(run: Context) -> list[Path]:
     """The user's own templates, where the recipe names some."""
     settings = section(run.recipe, "render")
@@ -235,14 +240,18 @@ STEPS: tuple[Step, ...] = (
     Step(
         "check",
         ("check",),
-        lambda run: [run.paths.chains],
-        lambda run: [run.paths.checked, steps.leftover_of(run.paths.checked)],
+        lambda run: [run.paths.chains, *_check_files(run)],
+        lambda run: [run.paths.checked, steps.leftover_of(run.paths.checked), steps.withheld_of(run.paths.checked)],
         lambda run: steps.check(section(run.recipe, "check"), run.paths.chains, run.paths.checked),
     ),
     Step(
         "render",
         ("render",),
-        lambda run: [run.paths.checked, run.paths.documents, *_leftovers(run), *_templates(run)],
+        lambda run: [
+            *(run.paths.checked, steps.withheld_of(run.paths.checked), run.paths.documents),
+            *_leftovers(run),
+            *_templates(run),
+        ],
         lambda run: [run.paths.text / "augmented.jsonl", run.paths.text / "raw.jsonl"],
         lambda run: steps.render(
             section(run.recipe, "render"), run.paths.checked, _leftovers(run), run.paths.documents, run.paths.text

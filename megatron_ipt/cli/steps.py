@@ -85,12 +85,16 @@ def check(settings: CheckSettings, chains: Path, out: Path) -> None:
     summary = run(settings, chains, out)
     rows = [(name, reason, count) for name, reasons in summary["dropped"].items() for reason, count in reasons.items()]
     tables.show(f"pairs: {summary['in']} in, {summary['kept']} kept", ("check", "reason", "dropped"), rows)
+    if summary["withheld_texts"]:
+        told = f"{summary['withheld_texts']:,} texts ({summary['withheld_characters']:,} characters)"
+        tables.console().print(f"withheld, as they hold evaluation tasks: {told}, in {withheld_of(out)}")
 
 
 def render(settings: RenderSettings, chains: Path, leftovers: Sequence[Path], documents: Path, out: Path) -> None:
     from data_prep.templates.render import render as run
 
-    tables.show_counts("training text", run(settings, chains, leftovers, documents, out))
+    withheld = [path for path in (withheld_of(chains),) if path.exists()]
+    tables.show_counts("training text", run(settings, chains, leftovers, documents, out, withheld))
 
 
 def preview(settings: RenderSettings, chains: Path, count: int | None, html: Path | None) -> None:
@@ -115,6 +119,11 @@ def render_instructions(settings: InstructionSettings, inputs: Sequence[Path], o
 def leftover_of(chains: Path) -> Path:
     """The file of texts without pairs that stands beside a chains file."""
     return chains.with_name(chains.name + ".leftover.jsonl")
+
+
+def withheld_of(chains: Path) -> Path:
+    """The file of texts not to be trained on that stands beside a file of checked chains."""
+    return chains.with_name(chains.name + ".withheld.jsonl")
 
 
 def index(settings: IndexSettings, inputs: Sequence[Path], tokenizer: Path, prefix: Path) -> None:

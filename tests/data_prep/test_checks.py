@@ -1,5 +1,9 @@
 """Checks: each drops what it says, and in = kept + dropped always."""
 
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.checks import CHECKS, check
+from data_prep.checks.duplicates import normalise
 from data_prep.checks.grounding import grounding
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
@@ -16,7 +21,7 @@ from data_prep.settings import CheckSettings
 TEXT = "The lighthouse at Skarsund was built in 1874. Its keeper was Ingrid Dahl."
 
 
-def verdicts(tmp_path: Path, pairs: list[Pair], checks: tuple[str, ...] = tuple(CHECKS), **values) -> list[str]:
+def verdicts(tmp_path: Path, pairs: list[Pair], checks: tuple[str, ...], **values) -> list[str]:
     """What happens to each pair, in order, of one text: kept, or check/reason."""
     chain = Chain("c", (AugmentedText("d", TEXT, tuple(pairs), 0, len(TEXT)),))
     write_jsonl(tmp_path / "in.jsonl", [chain.to_json()])
@@ -116,7 +121,9 @@ def test_in_is_kept_plus_dropped(tmp_path: Path, corpus: list[list[list[Pair]]],
         for i, texts in enumerate(corpus)
     ]
     write_jsonl(tmp_path / "in.jsonl", [chain.to_json() for chain in chains])
+    write_jsonl(tmp_path / "tasks.jsonl", [{"question": "nothing here at all"}, {"question": "q " * 50}])
     values = {"checks": tuple(order), "max_question_characters": 20, "max_question_repeats": 1}
+    values |= {"decontaminate": (tmp_path / "tasks.jsonl",), "decontaminate_min_units": 1}
     summary = check(CheckSettings(**values), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     total = sum(len(pairs) for texts in corpus for pairs in texts)
     dropped = sum(count for reasons in summary["dropped"].values() for count in reasons.values())
@@ -125,6 +132,74 @@ def test_in_is_kept_plus_dropped(tmp_path: Path, corpus: list[list[list[Pair]]],
     left = list(read_jsonl(tmp_path / "out.jsonl.leftover.jsonl"))
     assert all(text.pairs for text in written)
     assert len(written) + len(left) == sum(map(len, corpus))
+    assert len(list(read_jsonl(tmp_path / "out.jsonl.dropped.jsonl"))) == dropped
+
+
+QUESTIONS = st.sampled_from(["Who?", "who", "When?", "Why, then?", ""])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.builds(Pair, QUESTIONS, WORDS), max_size=4), max_size=6), st.integers(1, 3))
+def test_duplicates_are_those_that_a_naive_count_finds(tmp_path: Path, corpus: list[list[Pair]], most: int):
+    texts = [AugmentedText(str(i), TEXT, tuple(pairs)) for i, pairs in enumerate(corpus)]
+    write_jsonl(tmp_path / "in.jsonl", [Chain(text.document_id, (text,)).to_json() for text in texts])
+    settings = CheckSettings(checks=("duplicates",), max_question_repeats=most)
+    summary = check(settings, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    asked_by = Counter(question for pairs in corpus for question in {normalise(pair.question) for pair in pairs})
+    expected: Counter[str] = Counter()
+    met: list[tuple[str, str]] = []
+    for pairs in corpus:
+        here: list[str] = []
+        for pair in pairs:
+            question, answer = normalise(pair.question), normalise(pair.answer)
+            if asked_by[question] > most:
+                expected["question_of_many_texts"] += 1
+            elif question in here:
+                expected["question_repeated_in_text"] += 1
+            else:
+                here.append(question)
+                expected["pair_repeated_in_corpus"] += (question, answer) in met
+                met.append((question, answer))
+    assert summary["dropped"]["duplicates"] == dict(+expected)
+
+
+def test_chains_are_not_held_in_memory(tmp_path: Path):
+    def rows(count: int):
+        for i in range(count):
+            pairs = tuple(Pair(f"What of {i} and {j}?", "Ingrid Dahl" if j else "nowhere") for j in range(3))
+            yield Chain(f"c{i}", (AugmentedText(f"d{i}", TEXT * 30, pairs),)).to_json()
+
+    peaks = []
+    for count in (50, 350):
+        write_jsonl(tmp_path / "in.jsonl", rows(count))
+        check(CheckSettings(), tmp_path / "in.jsonl", tmp_path / "out.jsonl")  # what is loaded once is no part of it
+        tracemalloc.start()
+        summary = check(CheckSettings(), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert summary["kept"] == 2 * count
+    assert peaks[1] - peaks[0] < 300 * 3 * 150  # bytes: hashes of 900 pairs, not 0.6 MB of text
+
+
+def test_dropped_pairs_are_written_on_demand_and_counted_anyway(tmp_path: Path):
+    chain = Chain("c", (AugmentedText("d", TEXT, (Pair("q", "nowhere"), Pair("p", "Ingrid Dahl"))),))
+    write_jsonl(tmp_path / "in.jsonl", [chain.to_json()])
+    for wanted in (True, False):  # a file of before is not left beside new chains
+        summary = check(CheckSettings(write_dropped=wanted), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+        assert summary["dropped"]["grounding"] == {"not_grounded": 1}
+        assert (tmp_path / "out.jsonl.dropped.jsonl").exists() == wanted
+
+
+def test_a_chain_that_cannot_be_read_leaves_the_files_of_before(tmp_path: Path):
+    chain = Chain("c", (AugmentedText("d", TEXT, (Pair("p", "Ingrid Dahl"),)),))
+    write_jsonl(tmp_path / "in.jsonl", [chain.to_json()])
+    check(CheckSettings(), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("out*")}
+    with (tmp_path / "in.jsonl").open("ab") as file:
+        file.write(b'{"id": "e"}\n')
+    with pytest.raises(UserError, match=r"in.jsonl:2: not a chain"):
+        check(CheckSettings(checks=("form",)), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("out*")} == before
 
 
 def test_an_unknown_check_is_told(tmp_path: Path):
