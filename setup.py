@@ -3,8 +3,8 @@
 Lower bounds only, and torch is never pinned: in an NGC image the image's own torch and
 Transformer Engine stay.  `constraints-cpu.txt` holds the exact versions of a CPU machine.
 
-Extras: prep (no torch), train, ray (synthesis on a cluster), synth (brings its own torch: give it its own environment), server
-(synthesis by an OpenAI-compatible server), eval, gpu, quickstart (what the laptop run needs), dev.
+Extras: prep (no torch), train, ray (synthesis on a cluster), synth (brings its own torch: give it its own
+environment), server (synthesis by an OpenAI-compatible server), eval, gpu, quickstart (what the laptop run needs), dev.
 """
 
 from pathlib import Path

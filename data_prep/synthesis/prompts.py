@@ -10,7 +10,7 @@ from data_prep.errors import UserError
 from data_prep.records import AugmentedText
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.engines import Request
-from data_prep.synthesis.wire import Wire
+from data_prep.synthesis.wire import Wire, context_part
 
 # Below this there is no room to show a text worth asking about [tokens].
 SMALLEST_TEXT_ROOM = 64
@@ -49,6 +49,10 @@ class Prompter:
     def count(self, text: str) -> int:
         """Tokens that a text takes in a prompt."""
         return len(self.wire.opening(text))
+
+    def most(self, text: str) -> int:
+        """What `count` does not exceed: a byte a token, and BOS."""
+        return len(context_part(text).encode()) + 1
 
     def prompt(self, text: AugmentedText, shots: Sequence[list[int]]) -> Prompt:
         """The prompt for `text`: the one for the text before, its answer, and this text, until shots are dropped."""

@@ -72,7 +72,8 @@ async def open_shard(work: Work, number: int, settings: SynthesizeSettings, prom
 
 def cut(document: Document, prompter: Prompter) -> Iterator[AugmentedText]:
     """The document, in pieces that fit a prompt."""
-    for start, end in split(document.text, prompter.text_limit, prompter.count):
+    most = prompter.most if prompter.wire.byte_level else None
+    for start, end in split(document.text, prompter.text_limit, prompter.count, most_tokens=most):
         yield AugmentedText(document.id, document.text[start:end], (), start, end, document.source)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import orjson
@@ -122,6 +121,7 @@ class Wire:
         decode: the text of ids.
         bos_id, eos_id: what `<s>` and `</s>` of the paper are here.
         name: which tokenizer it is; two of one name encode alike.
+        byte_level: a token is at least one byte of the text, so that the bytes bound the tokens.
     """
 
     def __init__(
@@ -131,9 +131,11 @@ class Wire:
         bos_id: int,
         eos_id: int,
         name: str,
+        *,
+        byte_level: bool = False,
     ) -> None:
         self.encode, self.decode, self.name = encode, decode, name
-        self.bos_id, self.eos_id = bos_id, eos_id
+        self.bos_id, self.eos_id, self.byte_level = bos_id, eos_id, byte_level
         self._question = self._ids_of_question()
 
     def _ids_of_question(self) -> list[int]:
@@ -183,11 +185,8 @@ def load_wire(model: Path | str) -> Wire:
     Raises:
         UserError: no tokenizer there, or it names no BOS or EOS.
     """
-    from tokenizers import Tokenizer
-
     from data_prep.indexing.encoder import Encoder
     from data_prep.indexing.tokenizer import load_tokenizer
-    from data_prep.indexing.tokenizer_files import read_tokenizer
     from data_prep.settings import IndexSettings
 
     if not Path(model).exists():
@@ -198,15 +197,22 @@ def load_wire(model: Path | str) -> Wire:
         raise UserError(
             model, "the tokenizer names no BOS or no EOS", "add bos_token and eos_token to tokenizer_config.json"
         )
-    encoder = Encoder(tokenizer)
-    decoder = Tokenizer.from_str(orjson.dumps(read_tokenizer(Path(model)).spec).decode())
+    encoder, plain = Encoder(tokenizer), tokenizer.encoder
+    names = {plain.id_to_token(number): name for name, number in tokenizer.control.items()}
 
     def encode(text: str) -> list[int]:
-        found: list[int] = encoder.encode([text], [text.encode()])[0].tolist()
+        found: list[int] = encoder.encode_one(text).tolist()
         return found
 
-    decode = partial(decoder.decode, skip_special_tokens=False)
-    return Wire(encode, decode, bos_id, eos_id, tokenizer.identity.fingerprint)
+    def decode(ids: Sequence[int]) -> str:
+        text: str = plain.decode(ids, skip_special_tokens=False)
+        for renamed, name in names.items() if "\U0010ffff" in text else ():
+            text = text.replace(renamed, name)
+        return text
+
+    spec = orjson.loads(tokenizer.spec)
+    byte_level = not spec.get("normalizer") and b'"ByteLevel"' in orjson.dumps(spec.get("pre_tokenizer"))
+    return Wire(encode, decode, bos_id, eos_id, tokenizer.identity.fingerprint, byte_level=byte_level)
 
 
 def byte_wire() -> Wire:
@@ -215,4 +221,4 @@ def byte_wire() -> Wire:
     def decode(ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
 
-    return Wire(lambda text: list(text.encode()), decode, 256, 257, "bytes")
+    return Wire(lambda text: list(text.encode()), decode, 256, 257, "bytes", byte_level=True)
