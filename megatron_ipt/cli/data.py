@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from data_prep.collection.settings import CollectSettings
 from data_prep.errors import UserError
 from data_prep.settings import (
     CheckSettings,
@@ -39,6 +40,17 @@ def list_assets() -> None:
     rows = [("corpus", name, corpus.licence) for name, corpus in CORPORA.items()]
     rows += [("model", name, model.licence) for name, model in MODELS.items()]
     tables.show("assets", ("kind", "name", "licence"), rows)
+
+
+@app.command()
+@settings_options(CollectSettings)
+def collect(
+    inputs: Annotated[list[Path], typer.Argument(help="folders or files of task datasets: DATASET/shard/*.jsonl")],
+    out: Annotated[Path, typer.Option(help="folder for tuning.jsonl, examples.jsonl, held_out.jsonl, summary.json")],
+    settings: CollectSettings,
+) -> None:
+    """Turn task datasets (context, list of questions and answers) into tuning sequences of a synthesizer."""
+    steps.collect(settings, inputs, out)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.collection.settings import CollectSettings
 from data_prep.settings import (
     BlendSettings,
     CheckSettings,
@@ -28,6 +29,13 @@ def fetch(settings: FetchSettings, out: Path) -> None:
 
     summary = run(settings, out)
     tables.show_counts(f"{summary['corpus']} ({summary['licence']})", summary)
+
+
+def collect(settings: CollectSettings, inputs: Sequence[Path], out: Path) -> None:
+    from data_prep.collection.collect import collect as run
+
+    found = run(settings, inputs, out)
+    tables.show_counts("collection", {name: count for name, count in found.items() if name != "datasets"})
 
 
 def synthesize(
