@@ -69,7 +69,7 @@ def open_scorer(settings: CheckSettings) -> Scorer:
     if not (settings.judge_engine_url and settings.judge_model and settings.judge_tokenizer):
         names = "judge_engine_url, judge_model and judge_tokenizer"
         raise UserError("checks", f"the check 'scored' needs {names}", "give them, or leave the check out")
-    from data_prep.synthesis.engines.server import ServerEngine  # type: ignore[import-not-found]
+    from data_prep.synthesis.engines.server import ServerEngine
 
     engine = ServerEngine(settings.judge_engine_url, settings.judge_model, max_new_tokens=NEW_TOKENS, temperature=0.0)
     return Scorer(engine, chat_encoder(settings.judge_tokenizer))

@@ -24,7 +24,7 @@ from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.spans import SpansReader
 from data_prep.packing.labels import counted_runs
 from data_prep.readers import read_chains, read_jsonl
-from data_prep.records import AugmentedText, Pair
+from data_prep.records import AugmentedText, Pair, TrainingText
 from data_prep.settings import IndexSettings
 from data_prep.synthesis.demonstrations import load_demonstrations
 from data_prep.synthesis.wire import context_part, escape, load_wire, pairs_part, parse
@@ -116,15 +116,30 @@ def test_contexts_are_gathered_pairs_are_in_the_wire_format_and_all_is_counted(t
     assert all(len({text.source for text in chain.texts}) == 1 for chain in read_chains(tmp_path / "chains.jsonl"))
 
 
-def test_a_sequence_read_back_by_the_wire_parser_gives_its_pairs(tokenizer: Path, tmp_path: Path):
-    collected(tokenizer, tmp_path)
-    for text, chain in zip(read_jsonl(tmp_path / "tuning.jsonl"), read_chains(tmp_path / "chains.jsonl"), strict=True):
-        origins = text["origins"]
-        assert [text["text"][o["at"] :][: len(escape(t.text))] for o, t in zip(origins, chain.texts, strict=True)] == [
-            escape(each.text) for each in chain.texts
+def test_a_sequence_is_shots_in_the_wire_format_and_its_spans_and_origins_say_what_is_where(
+    tokenizer: Path, tmp_path: Path
+):
+    tags = row("A text with </CON> in it.", ("Is <QUE> a tag?", "So is <ANS>."), ("And?", "No."))
+    put(tmp_path / "tasks" / "a.jsonl", [tags, row("Another text.", ("What?", "That."))])
+    collected(tokenizer, tmp_path / "out", [SMALL, tmp_path / "tasks"])
+    chains = list(read_chains(tmp_path / "out" / "chains.jsonl"))
+    for line, chain in zip(read_jsonl(tmp_path / "out" / "tuning.jsonl"), chains, strict=True):
+        text = TrainingText.from_json(line)
+        shots = [context_part(each.text) + pairs_part(each.pairs) for each in chain.texts]
+        assert text.text == "".join(f"<|begin|>{shot}<|end|>" for shot in shots)
+        assert [parse(shot.rpartition("</CON>")[2])[0] for shot in shots] == [list(each.pairs) for each in chain.texts]
+        pairs = [pair for each in chain.texts for pair in each.pairs]
+        said = [(span.kind, span.of, text.text[span.start : span.end].strip()) for span in text.spans]
+        assert [each for each in said if each[0] == "question"] == [
+            ("question", number, escape(pair.question)) for number, pair in enumerate(pairs)
         ]
-        shots = [shot.rpartition("</CON>")[2] for shot in text["text"].split("<|begin|> <CON>")[1:]]
-        assert [parse(shot.removesuffix("<|end|>"))[0] for shot in shots] == [list(each.pairs) for each in chain.texts]
+        assert [each for each in said if each[0] == "answer"] == [
+            ("answer", number, escape(pair.answer)) for number, pair in enumerate(pairs)
+        ]
+        for number, (origin, each) in enumerate(zip(text.origins, chain.texts, strict=True)):
+            assert text.text[origin.at :].startswith(escape(each.text) + " </CON>")
+            assert (origin.document_id, len(origin.checks)) == (each.document_id, len(each.pairs))
+            assert ("text", number, context_part(each.text).strip()) in said
 
 
 def test_of_too_many_examples_those_with_the_most_pairs_stay():

@@ -123,16 +123,20 @@ def test_characters_that_fit_are_never_cut(text: str, limit: int, language: str,
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from([part for case in ENGLISH + GERMAN for part in case]), max_size=30), st.integers(20, 200)
+    st.lists(st.sampled_from([part for case in ENGLISH + GERMAN for part in case]), max_size=30), st.integers(20, 900)
 )
 def test_each_piece_reaches_as_far_as_it_can(parts: list[str], limit: int):
-    """Oracle: the farthest sentence end that fits, of all of them tried one by one."""
+    """Oracle: the farthest sentence end that fits, of all of them tried one by one; some sentences are denser."""
+
+    def count(text: str) -> int:
+        return len(text) + 9 * text.count("e") + 3
+
     text = " ".join(part.strip() for part in parts)
     ends = list(sentence_ends(text, "de"))
     start = 0
-    for begin, end in split(text, limit, len, "de"):
+    for begin, end in split(text, limit, count, "de"):
         assert begin == start
-        fitting = [each for each in ends if start < each <= start + limit]
+        fitting = [each for each in ends if start < each and count(text[start:each]) <= limit]
         if fitting:
             assert end == fitting[-1]
         start = end
@@ -147,6 +151,12 @@ def test_what_surely_fits_is_not_counted():
     ]
 
 
+def test_a_text_that_fits_is_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("data_prep.splitting.language_of", lambda _: pytest.fail("the language was asked for"))
+    text = "A sentence. " * 60
+    assert split(text, 400, lambda part: len(part) // 2) == [(0, len(text))]
+
+
 def test_a_long_text_is_counted_about_twice():
     counted = 0
 
@@ -157,7 +167,7 @@ def test_a_long_text_is_counted_about_twice():
 
     text = " ".join(part.strip() for case in ENGLISH for part in case) * 200
     pieces = split(text, 300, count, "en")
-    assert all(count(text[a:b]) <= 300 for a, b in pieces) or pieces == []
+    assert all(count(text[a:b]) <= 300 for a, b in pieces)
     counted = 0
     split(text, 300, count, "en")
     assert counted < 2.5 * len(text)

@@ -25,6 +25,7 @@ from megatron_ipt.cli.main import told_in_a_line
 VERBS = [
     "run",
     "data fetch",
+    "data collect",
     "data synthesize",
     "data check",
     "data render",
