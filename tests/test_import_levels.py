@@ -37,6 +37,7 @@ SHARED = {
     "data_prep.indexing.verify",
     "data_prep.order",
     "data_prep.packing",
+    "data_prep.pairs_report",
     "data_prep.blend",
 }
 MEGATRON = ("megatron", "transformer_engine", "apex")

@@ -37,18 +37,27 @@ def judge(settings: CheckSettings, chains_path: Path) -> Judge:
     Verdicts (yes, no, ...), bare numbers, multiple choice and chains of thought are not asked to
     be grounded; nor is an answer without content words.
     """
-    verdicts = frozenset(verdict for language in languages().values() for verdict in language.verdicts)
 
     def reason(pair: Pair, text: AugmentedText) -> str | None:
         if normalise(pair.answer) == normalise(pair.question):
             return "answer_is_question"
-        if pair.options or pair.rationale or _BARE_NUMBER.fullmatch(fold(pair.answer)):
-            return None
-        if " ".join(units(pair.answer)) in verdicts:
+        if not can_be_grounded(pair):
             return None
         return "not_grounded" if grounding(pair.answer, text.text) < settings.min_grounding else None
 
     return reason
+
+
+def can_be_grounded(pair: Pair) -> bool:
+    """Whether the answer is such that its words should stand in the text."""
+    if pair.options or pair.rationale or _BARE_NUMBER.fullmatch(fold(pair.answer)):
+        return False
+    return " ".join(units(pair.answer)) not in _verdicts()
+
+
+@cache
+def _verdicts() -> frozenset[str]:
+    return frozenset(verdict for language in languages().values() for verdict in language.verdicts)
 
 
 def grounding(answer: str, text: str) -> float:

@@ -94,6 +94,18 @@ def check(
 
 
 @app.command()
+def report_pairs(
+    chains: Annotated[Path, typer.Argument(help="chains, checked or not, JSONL")],
+    out: Annotated[Path, typer.Argument(help="page to write, HTML")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Hugging Face directory, to count tokens; default: words are counted")
+    ] = None,
+) -> None:
+    """Show what pairs there are as one HTML page: amounts, kinds, task categories, beginnings, grounding, drops."""
+    steps.report_pairs(chains, out, tokenizer)
+
+
+@app.command()
 @settings_options(RenderSettings)
 def render(
     chains: Annotated[Path, typer.Argument(help="checked chains, JSONL")],

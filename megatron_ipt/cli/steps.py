@@ -98,6 +98,14 @@ def check(settings: CheckSettings, chains: Path, out: Path) -> None:
         tables.console().print(f"withheld, as they hold evaluation tasks: {told}, in {withheld_of(out)}")
 
 
+def report_pairs(chains: Path, out: Path, tokenizer: Path | None) -> None:
+    from data_prep.synthesis.wire import load_wire
+    from megatron_ipt.report import pairs
+
+    encode = load_wire(tokenizer).encode if tokenizer else None
+    tables.console().print(f"wrote {pairs(chains, out, encode)}")
+
+
 def render(settings: RenderSettings, chains: Path, leftovers: Sequence[Path], documents: Path, out: Path) -> None:
     from data_prep.templates.render import render as run
 

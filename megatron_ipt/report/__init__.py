@@ -1,10 +1,11 @@
-"""ipt report and ipt ablate: what a run or a study wrote, as one HTML page that needs nothing else.
+"""ipt report, ipt ablate, ipt data report-pairs: a run, a study or pairs as one HTML page that needs nothing else.
 
     data.py         the run's files -> typed figures
     curves.py       training curves, smoothed and thinned       figures.py   those -> inline SVG
     tables.py       exact values beside their printed form      parts.py     head, section, example
     preparation.py  results.py  sections.py    figures of a run -> sections in words and tables
     dots.py  ablation.py                       figures of a study -> the same
+    pairs.py  bars.py  count_figures.py        counts of pairs -> the same; counts as bars and rings -> axes
     page.py         sections -> HTML, through template.html, style.css and sort.js
 
 A section whose file is not there is left out, and the page says so: each step of a run may be made alone.
@@ -12,6 +13,7 @@ A section whose file is not there is left out, and the page says so: each step o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ from megatron_ipt.recipe import ReportSettings
 if TYPE_CHECKING:
     from megatron_ipt.ablate.results import Results
 
-__all__ = ["ablation", "report"]
+__all__ = ["ablation", "pairs", "report"]
 
 
 def report(settings: ReportSettings, paths: RunPaths, name: str) -> Path:
@@ -55,3 +57,24 @@ def ablation(results: Results, folder: Path) -> Path:
     with atomic_file(folder / "ablation.html") as stream:
         stream.write(page.encode("utf-8"))
     return folder / "ablation.html"
+
+
+def pairs(chains_path: Path, out_path: Path, encode: Callable[[str], Sequence[int]] | None = None) -> Path:
+    """Write OUT, a page of what pairs are in a file of chains; lengths in tokens that `encode` gives, else in words.
+
+    Raises:
+        UserError: the chains cannot be read.
+    """
+    from data_prep.pairs_report import count_pairs, read_drops
+    from data_prep.readers import atomic_file
+    from megatron_ipt.report.page import render
+    from megatron_ipt.report.pairs import head, sections
+
+    figures = count_pairs(chains_path, encode)
+    drops = read_drops(chains_path)
+    date = datetime.fromtimestamp(chains_path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    missing = () if drops is not None else (("Dropped by the checks", f"{chains_path.name}.summary.json"),)
+    page = render("Pairs", head(figures, chains_path.name, date), sections(figures, drops), missing)
+    with atomic_file(out_path) as stream:
+        stream.write(page.encode("utf-8"))
+    return out_path

@@ -13,12 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from megatron_ipt.report.bars import Bars, Sunburst
+from megatron_ipt.report.count_figures import draw_bars, draw_sunburst
 from megatron_ipt.report.curves import Plot, Series
 from megatron_ipt.report.dots import Dots
 
 # matplotlib wants colours, the page has light and dark ones: each stands in for a variable of style.css.
 STAND_INS = {"#010203": "ink-soft", "#010204": "rule", "#010205": "series-1", "#010206": "series-2", "#010207": "faint"}
 INK, RULE, FIRST, SECOND, FAINT = STAND_INS
+PAGE, *HUES = (f"#0102{number:02x}" for number in range(0x10, 0x19))
+STAND_INS |= {PAGE: "page"} | {hue: f"hue-{number}" for number, hue in enumerate(HUES, 1)}
 ROUND = [1, 2, 2.5, 5, 10]
 VALIDATION_MARKERS = "Ds^v"
 LINE_STYLES = ("-", "--", ":", "-.")
@@ -39,16 +43,24 @@ SETTINGS: Any = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.labelcolor": INK,
+    "text.color": INK,
 }
 
 
-def draw(plot: Plot | Dots) -> str:
+AnyPlot = Plot | Dots | Bars | Sunburst
+
+
+def draw(plot: AnyPlot) -> str:
     """One <svg> element without an outside reference; ids begin with the plot's anchor."""
     with rc_context(SETTINGS):
         figure = Figure(figsize=_size(plot), layout="constrained")
         axes = figure.add_subplot()
         if isinstance(plot, Dots):
             _draw_dots(axes, plot)
+        elif isinstance(plot, Bars):
+            draw_bars(axes, plot, FIRST, RULE)
+        elif isinstance(plot, Sunburst):
+            draw_sunburst(axes, plot, HUES, FAINT, PAGE, INK)
         else:
             _draw_curves(axes, plot)
         stream = io.StringIO()
@@ -57,10 +69,14 @@ def draw(plot: Plot | Dots) -> str:
     return _inline(stream.getvalue(), plot)
 
 
-def _size(plot: Plot | Dots) -> tuple[float, float]:
+def _size(plot: AnyPlot) -> tuple[float, float]:
     """Inches at the page's scale."""
     if isinstance(plot, Dots):
         return 10.4, 1.3 + 0.55 * len(plot.rows)
+    if isinstance(plot, Sunburst):
+        return 10.4, 7.6
+    if isinstance(plot, Bars) and plot.lying:
+        return 10.4 if plot.large else 5.1, 0.8 + 0.24 * len(plot.rows)
     return (10.4, 4.2) if plot.large else (5.1, 2.3)
 
 
@@ -130,7 +146,7 @@ def _dress(axes: Axes, plot: Plot) -> None:
         axes.set_ylim(0, 1.08 * highest or 1)
 
 
-def _inline(svg: str, plot: Plot | Dots) -> str:
+def _inline(svg: str, plot: AnyPlot) -> str:
     """The element alone, with the page's colours and font, and ids that no other figure has."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_ipt.report.bars import Bars, Sunburst
 from megatron_ipt.report.curves import Plot
 from megatron_ipt.report.dots import Dots
 from megatron_ipt.report.tables import Table
@@ -36,7 +37,7 @@ class Section:
     anchor: str
     title: str
     sentences: tuple[str, ...]
-    plots: tuple[Plot | Dots, ...] = ()
+    plots: tuple[Plot | Dots | Bars | Sunburst, ...] = ()
     tables: tuple[Table, ...] = ()
     examples: tuple[Example, ...] = ()
 
