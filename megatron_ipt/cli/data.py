@@ -94,6 +94,17 @@ def check(
 
 
 @app.command()
+@settings_options(CheckSettings, *(name for name in CheckSettings.model_fields if not name.startswith("decontaminate")))
+def decontaminate(
+    corpus: Annotated[Path, typer.Argument(help="documents: JSONL with an `id` and a `text` a line, or Parquet")],
+    out: Annotated[Path, typer.Argument(help="the documents that hold no evaluation task, JSONL")],
+    settings: CheckSettings,
+) -> None:
+    """Set documents apart that hold questions or answers of evaluation tasks, before anything is made of them."""
+    steps.decontaminate(settings, corpus, out)
+
+
+@app.command()
 def report_pairs(
     chains: Annotated[Path, typer.Argument(help="chains, checked or not, JSONL")],
     out: Annotated[Path, typer.Argument(help="page to write, HTML")],

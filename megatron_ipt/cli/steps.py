@@ -98,6 +98,12 @@ def check(settings: CheckSettings, chains: Path, out: Path) -> None:
         tables.console().print(f"withheld, as they hold evaluation tasks: {told}, in {withheld_of(out)}")
 
 
+def decontaminate(settings: CheckSettings, documents: Path, out: Path) -> None:
+    from data_prep.checks.corpus import decontaminate as run
+
+    tables.show_counts("documents", run(settings, documents, out))
+
+
 def report_pairs(chains: Path, out: Path, tokenizer: Path | None) -> None:
     from data_prep.synthesis.wire import load_wire
     from megatron_ipt.report import pairs

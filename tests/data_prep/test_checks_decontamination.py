@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.checks import check
+from data_prep.checks.corpus import decontaminate
 from data_prep.checks.decontamination import Units, fields_of, index_tasks, judge
 from data_prep.checks.languages import fold, is_unspaced
 from data_prep.errors import UserError
@@ -141,6 +142,19 @@ def test_a_text_that_holds_a_task_is_trained_on_nowhere(tmp_path: Path):
         "dirty:103-206",
         "bare:88-176",
     ]
+
+
+def test_documents_that_hold_a_task_are_set_apart_before_anything_else(tmp_path: Path):
+    of = write_tasks(tmp_path / "tasks.jsonl", {"question": QUESTION, "answer": "Dahl"})
+    texts = {"clean": "Nothing to see.", "dirty": f"Before. {QUESTION}", "name": "Dahl"}
+    rows = [{"id": name, "text": text, "source": "s", "metadata": {"k": 1}} for name, text in texts.items()]
+    write_jsonl(tmp_path / "documents.jsonl", rows)
+    summary = decontaminate(of, tmp_path / "documents.jsonl", tmp_path / "out.jsonl")
+    assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["clean", "name"]
+    assert list(read_jsonl(tmp_path / "out.jsonl")) == [rows[0], rows[2]]
+    assert list(read_jsonl(tmp_path / "out.jsonl.withheld.jsonl")) == [{**rows[1], "reason": "raw_text_overlap"}]
+    counts = {"documents": 3, "kept": 2, "withheld": 1, "withheld_characters": len(texts["dirty"])}
+    assert summary == {**counts, "tasks": {"tasks": 1, "fields": 2, "too_short": 1}}
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "A", "c.", "\n", "塔", "灯", "b,", "?"]), max_size=24)

@@ -28,6 +28,7 @@ VERBS = [
     "data collect",
     "data synthesize",
     "data check",
+    "data decontaminate",
     "data report-pairs",
     "data render",
     "data render-instructions",
