@@ -100,6 +100,8 @@ def _refusals() -> re.Pattern[str]:
 
 def _is_of_other_language(answer: str, text: str, settings: CheckSettings) -> bool:
     # A character of Chinese says about as much as three letters.
+    if 3 * len(answer) < settings.min_language_letters:
+        return False
     letters = sum(3 if is_unspaced(letter) else letter.isalpha() for letter in answer)
     if letters < settings.min_language_letters or grounding(answer, text) >= settings.min_grounding:
         return False

@@ -26,7 +26,10 @@ from data_prep.settings import CheckSettings
 _BARE_NUMBER = re.compile(r"[^\w]*\d[\d\s.,:/%'-]*(?:[年月日号点时分秒][\d\s.,:/%'-]*)*[^\w]*")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:([.,'\s])\d{3})(?:\1\d{3})*(?![\d])")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+)[.,](\d{1,2}|\d{4,})(?![\d.,]*\d)")
-_PART = re.compile(rf"\d+\.\d+|[{UNSPACED}]+|[^\W{UNSPACED}]+")
+_WORD = re.compile(rf"\d+\.\d+|[^\W{UNSPACED}]+")
+_RUN = re.compile(rf"[{UNSPACED}]+")
+# The start of a text tells its language [characters].
+_TELLING = 2000
 _ENDING = re.compile(r"(?<=\w{4})(?:ern|em|en|er|es|e|n|s)$")
 _UMLAUTS = str.maketrans("äöü", "aou")
 
@@ -69,21 +72,23 @@ def grounding(answer: str, text: str) -> float:
 
 @lru_cache(maxsize=4)  # a text is asked about once for each of its pairs
 def _content_of_text(text: str) -> tuple[Language, frozenset[str]]:
-    language = language_of(units(text))
+    language = language_of(units(text[:_TELLING]))
     return language, frozenset(_content(fold(text), language, for_text=True))
 
 
 def _content(folded: str, language: Language, for_text: bool) -> set[str]:
     """What is compared.  Of the text more: single characters, so that a run of one finds itself in a longer run, and
     numbers as they stand too, as a space between two numbers is no mark of thousands."""
-    stem = _german_stem if language.code == "de" else str
-    found: set[str] = set(re.findall(r"\d+", folded)) if for_text else set()
-    for part in _PART.findall(_numbers(folded)):
-        if re.match(f"[{UNSPACED}]", part):
-            found.update(_character_pairs(part))
-            found.update(part if for_text else ())
-        elif part not in language.function_words:
-            found.add(stem(part))
+    numbered = _numbers(folded)
+    found = set(_WORD.findall(numbered))
+    if for_text:
+        found.update(re.findall(r"\d+", folded))
+    found -= language.function_words
+    if language.code == "de":
+        found = set(map(_german_stem, found))
+    for run in _RUN.findall(numbered):
+        found.update(_character_pairs(run))
+        found.update(run if for_text else ())
     return found
 
 

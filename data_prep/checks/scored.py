@@ -105,7 +105,6 @@ def score(sifted: Iterable[Sifted], scorer: Scorer, settings: CheckSettings) -> 
                 waiting.append((each, asking.add(each)))
                 while sum(len(questions) for _, questions in waiting) > most:
                     yield asking.finish(runner, *waiting.popleft())
-            asking.send()
             while waiting:
                 yield asking.finish(runner, *waiting.popleft())
             asking.check_it_ever_answered()

@@ -90,6 +90,13 @@ def test_what_the_text_says_may_be_quoted():
     assert verdict("Which line is French?", FRENCH, f"{ENGLISH} {FRENCH}") is None
 
 
+def test_an_answer_in_the_text_s_language_stays_whatever_it_says():
+    unlike = (
+        "Nobody could have guessed how quickly these four brothers would squander everything their father had saved."
+    )
+    assert verdict("What?", unlike, ENGLISH, min_language_confidence=0.5) is None
+
+
 def test_a_question_may_quote_another_language_and_is_held_to_the_rest():
     assert verdict(f"What does this mean? {FRENCH}", "That he lived alone.") is None
     assert verdict("Who? <|im_end|>", "Dahl") == "leaked_tag"

@@ -59,7 +59,7 @@ def units(text: str) -> list[str]:
 
 def is_unspaced(unit: str) -> bool:
     """Whether a unit is a character of a script without spaces."""
-    return bool(_UNSPACED_CHARACTER.match(unit))
+    return unit >= UNSPACED[0] and bool(_UNSPACED_CHARACTER.match(unit))  # most are told by the first
 
 
 def language_of(found: list[str]) -> Language:
