@@ -3,6 +3,7 @@
 # make test         all tests but the long ones;   make test-long: those too
 # make test-engine  our settings against a real Transformer Engine, no GPU needed: ENGINE=/path/to/a/python/with/it
 # make test-ray     shards on a real Ray cluster of this machine, in an environment of its own: RAY_VENV
+# make test-vllm    our vLLM engine and vLLM's server with a real model on a CPU: VLLM=/path/to/a/python/with/vllm
 # make lint         ruff and mypy;                 make format: ruff's formatter
 #
 # A CPU machine with CPython 3.12 is enough. VENV names the environment, WORKERS the test files run at once; RECIPE and
@@ -14,14 +15,15 @@ RECIPE ?= examples/quickstart/recipe.yaml
 SET ?=
 ENGINE ?=
 RAY_VENV ?= .venv-ray
+VLLM ?=
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablation test test-long test-engine test-ray lint format clean
+.PHONY: help quickstart ablation test test-long test-engine test-ray test-vllm lint format clean
 
 help:
-	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 quickstart: $(VENV)/.installed
 	$(BIN)/ipt run $(RECIPE) $(SET)
@@ -43,6 +45,9 @@ test-ray: $(VENV)/.installed
 	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[prep,ray,dev]" && \
 	touch $(RAY_VENV)/.installed; }
 	$(RAY_VENV)/bin/python -m pytest tests/ray
+
+test-vllm: $(VENV)/.installed
+	IPT_VLLM_PYTHON=$(VLLM) $(BIN)/python -m pytest tests/vllm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -198,7 +198,7 @@ def load_wire(model: Path | str) -> Wire:
             model, "the tokenizer names no BOS or no EOS", "add bos_token and eos_token to tokenizer_config.json"
         )
     encoder, plain = Encoder(tokenizer), tokenizer.encoder
-    names = {plain.id_to_token(number): name for name, number in tokenizer.control.items()}
+    names = {str(plain.id_to_token(number)): name for name, number in tokenizer.control.items()}
 
     def encode(text: str) -> list[int]:
         found: list[int] = encoder.encode_one(text).tolist()

@@ -22,6 +22,7 @@ from data_prep.errors import UserError
 from data_prep.indexing import index
 from data_prep.indexing.reader import IndexedDatasetReader
 from data_prep.indexing.spans import SpansReader
+from data_prep.indexing.tokenizer import load_tokenizer
 from data_prep.packing.labels import counted_runs
 from data_prep.readers import read_chains, read_jsonl
 from data_prep.records import AugmentedText, Pair, TrainingText
@@ -66,7 +67,7 @@ def test_the_labels_that_train_are_exactly_the_pairs_and_the_end_of_each_shot(to
         for text in chain.texts:
             shot = wire.example(text)
             ids += shot
-            trained += naive_labels(wire.tokenizer, text)
+            trained += naive_labels(load_tokenizer(tokenizer, policy).encoder, text)
         assert reader.document(number).tolist() == ids and len(ids) <= 1000
         runs = spans.runs_of(number, number + 1)
         counted, first_only = counted_runs("pairs", runs.classes, runs.counts)

@@ -21,7 +21,7 @@ from data_prep.records import AugmentedText, Pair
 from data_prep.synthesis.engines import server as server_module
 from data_prep.synthesis.engines.contract import Completion, Request
 from data_prep.synthesis.engines.server import ServerEngine, base_url, prompt_text
-from data_prep.synthesis.wire import Wire
+from data_prep.synthesis.wire import load_wire
 
 ASK = Request([5, 6, 7], "a text", 2**63 + 11)
 
@@ -217,12 +217,12 @@ def test_wrong_addresses(urls: list[str]):
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_as_text_the_server_sees_the_same_ids(make: Any, adds_bos: bool, tmp_path: Path):
     """A server that puts BOS before a text, and one that does not, must both see it once before each example."""
-    tokenizer = AutoTokenizer.from_pretrained(make(tmp_path))
+    folder = make(tmp_path)
+    tokenizer, wire = AutoTokenizer.from_pretrained(folder), load_wire(folder)
     if make is metaspace:
         tokenizer.backend_tokenizer.decoder = decoders.Sequence(
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         )
-    wire = Wire(tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
     if not adds_bos:
         tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
     shot = AugmentedText("d", "The cell divides. Zwölf Deiche; 数据.", (Pair("What divides?", "The cell"),))
@@ -236,15 +236,15 @@ def test_as_text_the_server_sees_the_same_ids(make: Any, adds_bos: bool, tmp_pat
 
 
 def test_a_tokenizer_that_does_not_spell_its_text_is_not_trusted_with_it(tmp_path: Path):
-    tokenizer = AutoTokenizer.from_pretrained(metaspace(tmp_path))  # without a decoder: blanks between all tokens
-    wire = Wire(tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    folder = metaspace(tmp_path)
+    tokenizer, wire = AutoTokenizer.from_pretrained(folder), load_wire(folder)  # without a decoder: blanks between all
     with pytest.raises(UserError, match="other words"):
         prompt_text(tokenizer, wire.opening("The cell divides"))
 
 
 def test_a_text_that_spells_a_special_token_is_not_sent_as_text(tmp_path: Path):
-    tokenizer = AutoTokenizer.from_pretrained(llama3_like(tmp_path))
-    wire = Wire(tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    folder = llama3_like(tmp_path)
+    tokenizer, wire = AutoTokenizer.from_pretrained(folder), load_wire(folder)
     with pytest.raises(UserError, match="other special ids"):
         prompt_text(tokenizer, wire.opening("it ends here: <|end|> and begins"))
     with pytest.raises(UserError, match="needs a tokenizer"):

@@ -120,7 +120,7 @@ def test_the_document_its_pairs_and_their_checks(made: tuple[Path, Path, list[Tr
         ("cell", "wiki", 0, len(RAW["cell"])),
         ("bees", "farm", 28, 62),
     ]
-    checks = ("form", "length", "duplicates", "grounding")
+    checks = ("form", "length", "duplicates", "grounding", "degenerate")
     assert [(pair.origin, pair.question, pair.answer, pair.checks) for pair in found.pairs] == [
         (0, "Was teilt sich?", "Die Zelle teilt sich.", checks),
         (1, "Wer hält sie?", "Der Imker\nMüller hält sie.", checks),

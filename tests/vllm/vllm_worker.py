@@ -1,0 +1,97 @@
+"""What the vLLM engine does with a real model on this machine, as JSON; run by test_vllm.py in vLLM's environment.
+
+python vllm_worker.py MODEL PROMPTS.json FOUND.json
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data_prep.synthesis.engines.contract import Request
+from data_prep.synthesis.engines.vllm import VllmEngine
+
+TOKENS = 16
+SIDE_BY_SIDE = 40
+
+
+def started(model: str, **values: Any) -> VllmEngine:
+    given = {"max_new_tokens": TOKENS, "temperature": 0.0, "max_model_len": 512, "dtype": "float32"}
+    arguments = {"enforce_eager": True, "max_num_seqs": 16, **values.pop("engine_args", {})}
+    return VllmEngine(model, **{**given, **values}, engine_args=arguments)
+
+
+def refused(model: str, **values: Any) -> str:
+    try:
+        started(model, **values)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+async def asked(engine: VllmEngine, prompts: Sequence[Sequence[int]], seed: int = 7) -> list[dict[str, Any]]:
+    """Completions of prompts that are under way together, each a call of its own."""
+    calls = (engine.generate([Request(prompt, "", seed)]) for prompt in prompts)
+    return [asdict(done) for (done,) in await asyncio.gather(*calls)]
+
+
+def counters() -> dict[str, float]:
+    """vLLM's own counts of prompt tokens that it looked up in the prefix cache, and found there."""
+    from vllm.v1.metrics.reader import Counter, get_metrics_snapshot
+
+    found = {metric.name: metric.value for metric in get_metrics_snapshot() if isinstance(metric, Counter)}
+    return {name: found[f"vllm:prefix_cache_{name}"] for name in ("queries", "hits")}
+
+
+async def chained(engine: VllmEngine, prompt: list[int], more: list[int]) -> dict[str, Any]:
+    """A prompt, then one that goes on from it: what the second found in the cache."""
+    (first,) = await asked(engine, [prompt])
+    before = counters()
+    (second,) = await asked(engine, [[*prompt, *more]])
+    after = counters()
+    return {"first": first, "second": second, "hits": after["hits"] - before["hits"], "shared": len(prompt)}
+
+
+async def worded(engine: VllmEngine, prompt: list[int]) -> str:
+    try:
+        await asked(engine, [prompt])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+async def all_of(model: str, prompts: list[list[int]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "unknown": refused(model, engine_args={"max_num_sequences": 3}),
+        "ours": refused(model, engine_args={"dtype": "half"}),
+        "no_model": refused("/no/such/model"),
+    }
+    engine = started(model)
+    found["identity"] = dict(engine.identity)
+    found["greedy"] = await asked(engine, prompts)
+    found["many"] = await asked(engine, [prompts[place % len(prompts)] for place in range(SIDE_BY_SIDE)])
+    found["chain"] = await chained(engine, list(range(1000, 1160)), [11, 12, 13])
+    found["too_long"] = await worded(engine, [5] * 600)
+    found["after"] = await asked(engine, prompts[:1])
+    engine.temperature = 1.0
+    found["sampled"] = [await asked(engine, prompts, seed) for seed in (1, 1, 2)]
+    for child in multiprocessing.active_children():
+        if child.pid:
+            os.kill(child.pid, signal.SIGKILL)
+    found["dead"] = await worded(engine, prompts[0])
+    await engine.close()
+    return found
+
+
+if __name__ == "__main__":
+    model, given, out = sys.argv[1:]
+    found = asyncio.run(all_of(model, json.loads(Path(given).read_text(encoding="utf-8"))))
+    Path(out).write_text(json.dumps(found), encoding="utf-8")
