@@ -15,7 +15,7 @@ from data_prep.records import Pair
 from data_prep.synthesis.engines.contract import Completion, Request
 from data_prep.synthesis.engines.mining import GAP, LANGUAGES, load_phrases, mine, told_language
 from data_prep.synthesis.engines.rules import RulesEngine
-from data_prep.synthesis.wire import parse
+from data_prep.synthesis.wire import pairs_part, parse
 
 ENGLISH = (
     "The mitochondrion\n\n"
@@ -72,6 +72,13 @@ def test_the_same_seed_gives_the_same_pairs_and_another_one_others():
         assert mine(text, 7) == mine(text, 7)
         assert len({tuple(mine(text, seed)) for seed in range(30)}) > 20
         assert all(len(mine(text, seed)) == 5 for seed in range(30))
+
+
+def test_questions_that_differ_in_case_alone_are_one():
+    sentence = "The cats of the town are many in number and they are fed by everyone who has a garden."
+    for seed in range(20):
+        pairs = mine(f"{sentence} {sentence.upper()}", seed, 40)
+        assert parse(pairs_part(pairs)) == (pairs, [])
 
 
 def test_english_rules():

@@ -63,8 +63,7 @@ class Phrases:
     lead: re.Pattern[str]
     lead_words: frozenset[str]
     infix: tuple[tuple[str, str, re.Pattern[str]], ...]
-    definitions: tuple[re.Pattern[str], ...]
-    definition_words: frozenset[str]
+    definitions: tuple[tuple[frozenset[str], re.Pattern[str]], ...]
     not_terms: frozenset[str]
     questions: Mapping[str, Sequence[str]]
     verdicts: Mapping[str, str]
@@ -126,8 +125,7 @@ def load_phrases(language: str) -> Phrases:
         lead=re.compile(f"(?:{lead}){blank}"),
         lead_words=frozenset(word.split()[0] for words in found["lead"].values() for word in words),
         infix=tuple((kind, re.split(r"[(\\[?]", pattern)[0], re.compile(pattern)) for kind, pattern in patterns),
-        definitions=tuple(map(re.compile, found["definition"])),
-        definition_words=frozenset(found.get("definition_words", ())),
+        definitions=tuple((frozenset(one.get("words", ())), re.compile(one["pattern"])) for one in found["definition"]),
         not_terms=frozenset(found["not_terms"]),
         questions=found["questions"],
         verdicts=found.get("verdicts", {}),
@@ -200,10 +198,8 @@ def _of_sentence(before: str, sentence: str, phrases: Phrases) -> Iterator[tuple
         if literal in sentence and (infix := pattern.search(sentence)):
             yield kind, (sentence[: infix.start()], sentence[infix.end() :], kind)
             break
-    if phrases.spaced and phrases.definition_words.isdisjoint(words):
-        return
-    for pattern in phrases.definitions:
-        if found := pattern.match(sentence):
+    for signs, pattern in phrases.definitions:
+        if (not signs or not signs.isdisjoint(words)) and (found := pattern.match(sentence)):
             term = found["term"]
             if term.split()[0].lower() not in phrases.not_terms:
                 yield "definition", (term, found["body"], "definition")
