@@ -82,6 +82,9 @@ class IntakeSettings(Settings):
 class SynthesizeSettings(IntakeSettings):
     """ipt data synthesize: documents -> chains of texts with pairs (paper, section 2)."""
 
+    preset: Literal["paper"] | None = Field(
+        None, description="paper: the authors' synthesizer, where no other model is named; all else is as theirs anyway"
+    )
     model: Path | None = Field(
         None,
         description="synthesizer: Hugging Face directory, or OWNER/NAME of the hub; default: the fetched model",

@@ -23,6 +23,7 @@ from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, make_prompter, run_shards
 from data_prep.synthesis.merge import merge, path_of, read_summary
+from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback, SynthesisProgress, progress_bar
 from data_prep.synthesis.retry import retry_failed
 from data_prep.synthesis.work import Work, begin, identity_of, work_folder
@@ -58,7 +59,7 @@ def synthesize(
     """
     out = Path(out_path)
     paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
-    found = None if model is None else Path(model)
+    found = model_of(settings, model)
     if found is None and settings.engine != "rules" and engine is None:
         raise UserError("--model", "no synthesizer is named", "give its directory, or take --engine rules")
     prompter = make_prompter(settings, found)

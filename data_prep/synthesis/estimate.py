@@ -28,6 +28,7 @@ from data_prep.synthesis.conversation import Conversation
 from data_prep.synthesis.engines import Completion, Engine, make_engine
 from data_prep.synthesis.executors import make_prompter
 from data_prep.synthesis.journal import Journal
+from data_prep.synthesis.models import model_of
 from data_prep.synthesis.prompts import Prompter
 from data_prep.synthesis.schedule import Health, Schedule, run_chains
 from data_prep.synthesis.shard import cut
@@ -73,6 +74,7 @@ def estimate(
     Raises:
         UserError: no documents, or the engine fails on all of the sample.
     """
+    model = model_of(settings, model)
     prompter = make_prompter(settings, model)
     work = begin(work_folder(out), inputs, settings, prompter.wire.name)
     documents = _sample(work, settings, sample)

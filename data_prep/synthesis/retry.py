@@ -20,6 +20,7 @@ from data_prep.synthesis.conversation import ENGINE_FAILED
 from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, run_shards
 from data_prep.synthesis.merge import COUNTS, FILES, merge, path_of, read_summary
+from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback
 from data_prep.synthesis.work import begin_with_texts
 
@@ -47,7 +48,7 @@ def retry_failed(
     work = begin_with_texts(root, failed, settings)
     meter = Meter(len({(text.source, text.document_id) for text in failed}), progress)
     started = time.perf_counter()
-    run_shards(Job(root, settings, model), work.missing(), meter, engine)
+    run_shards(Job(root, settings, model_of(settings, model)), work.missing(), meter, engine)
     spent = {"seconds": time.perf_counter() - started, "new_completion_tokens": meter.counts["new_completion_tokens"]}
     merge(work, again, {}, spent)
     summary = _add(out, again)

@@ -1,0 +1,46 @@
+"""Where a synthesizer's files lie: a folder, or a model of the Hugging Face hub, fetched into its cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from data_prep.errors import UserError
+from data_prep.settings import SynthesizeSettings
+
+PAPER: Final = Path("instruction-pretrain/instruction-synthesizer")
+"""The authors' public synthesizer: Mistral-7B-v0.1, tuned on their collection (arXiv 2406.14491, section 2)."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_TOKENIZER = ("*.json", "tokenizer*", "*.model")
+_WEIGHTS = (*_TOKENIZER, "*.safetensors")
+
+
+def model_of(settings: SynthesizeSettings, model: Path | str | None) -> Path | None:
+    """The files of the model that is named, or of the preset; of one that a server has, its tokenizer alone.
+
+    Raises:
+        UserError: it is neither a path nor to be had from the hub.
+    """
+    if model is None and settings.preset == "paper":
+        model = PAPER
+    return local_model(model, weights=settings.engine != "server")
+
+
+def local_model(model: Path | str | None, *, weights: bool) -> Path | None:
+    """The folder (or tokenizer file) of a model; `weights` says whether more than its tokenizer is wanted.
+
+    Raises:
+        UserError: it is neither a path nor to be had from the hub.
+    """
+    if model is None or Path(model).exists() or not _HUB_NAME.fullmatch(str(model)):
+        return None if model is None else Path(model)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=list(_WEIGHTS if weights else _TOKENIZER)))
+    except Exception as error:  # of the hub, the network, the disk: all end here
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        mend = "give the path of a folder that is there, or fetch it where there is a network"
+        raise UserError(model, f"no such folder, and the Hugging Face hub does not give it ({words})", mend) from error

@@ -1,0 +1,44 @@
+"""Where the synthesizer's files come from; the hub is stood in for, as there is none here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.models import model_of
+
+
+def test_the_preset_is_the_authors_model_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, "*.safetensors" in allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert model_of(SynthesizeSettings(preset="paper"), None) == tmp_path
+    assert model_of(SynthesizeSettings(preset="paper", engine="server"), None) == tmp_path
+    assert model_of(SynthesizeSettings(preset="paper"), tmp_path / "own") == tmp_path / "own"
+    assert model_of(SynthesizeSettings(), None) is None
+    assert model_of(SynthesizeSettings(), "owner/name") == tmp_path
+    paper = "instruction-pretrain/instruction-synthesizer"
+    assert asked == [(paper, True), (paper, False), ("owner/name", True)]
+
+
+def test_the_papers_settings_are_the_defaults() -> None:
+    """Section 2 and the public code: greedy, 400 new tokens, a window of 4,096."""
+    chosen = SynthesizeSettings(preset="paper")
+    assert (chosen.temperature, chosen.max_new_tokens, chosen.max_model_len, chosen.pairing) == (0, 400, 4096, "slot")
+
+
+def test_a_model_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise OSError("no route to host\nmore")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(UserError, match=r"owner/name: no such folder, and .* \(OSError: no route to host\); give"):
+        model_of(SynthesizeSettings(), "owner/name")
