@@ -46,7 +46,7 @@ class Conversation:
 
     def ask(self, prompter: Prompter) -> Prompt:
         """The prompt for the next text."""
-        self._asked = prompter.prompt(self.next_text, self._shots)
+        self._asked = prompter.prompt(self.next_text, self._shots, self.planned[0])
         self.counts["shots"] += self._asked.shown
         self.counts["shots_dropped"] += self._asked.dropped
         return self._asked

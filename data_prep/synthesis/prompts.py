@@ -54,14 +54,20 @@ class Prompter:
         """What `count` does not exceed: a byte a token, and BOS."""
         return len(context_part(text).encode()) + 1
 
-    def prompt(self, text: AugmentedText, shots: Sequence[list[int]]) -> Prompt:
-        """The prompt for `text`: the one for the text before, its answer, and this text, until shots are dropped."""
+    def prompt(self, text: AugmentedText, shots: Sequence[list[int]], first: AugmentedText) -> Prompt:
+        """The prompt for `text`: the one for the text before, its answer, and this text, until shots are dropped.
+
+        `first` is the text that the chain begins with.
+        """
         opening = self.wire.opening(text.text)
         kept = newest_that_fit(shots, self._room - len(opening))
         ids = [*self._head, *(token for shot in kept for token in shot), *opening]
-        name = f"{text.source}\x1f{text.document_id}\x1f{text.start}\x1f{text.sample}"
-        request = Request(ids, text.text, draw(self._seed, name, "synthesize"))
+        request = Request(ids, text.text, self._draw(text), self._draw(first))
         return Prompt(request, opening, len(kept), len(shots) - len(kept))
+
+    def _draw(self, text: AugmentedText) -> int:
+        name = f"{text.source}\x1f{text.document_id}\x1f{text.start}\x1f{text.sample}"
+        return draw(self._seed, name, "synthesize")
 
 
 def newest_that_fit(shots: Sequence[list[int]], room: int) -> list[list[int]]:

@@ -150,6 +150,18 @@ def test_two_servers_share_the_load():
     assert first.most_in_flight == second.most_in_flight == 2
 
 
+def test_a_chain_stays_with_its_server_until_that_is_much_busier(monkeypatch: pytest.MonkeyPatch):
+    chains = [Request([chain, step], "", 0, group=chain) for chain in (0, 1, 3) for step in range(3)]
+    with serving() as first, serving() as second:
+        run([first.url, second.url], chains, concurrency=1)
+        assert {body["prompt"][0] for body in first.bodies} == {0}
+        assert {body["prompt"][0] for body in second.bodies} == {1, 3}
+    monkeypatch.setattr(server_module, "SLACK", 1)
+    with serving(together=3) as first, serving(together=1) as second:
+        run([first.url, second.url], [Request([0], "", 0, group=0)] * 4, concurrency=4)
+    assert (len(first.bodies), len(second.bodies)) == (3, 1)  # 2 and 0, 2 and 1, 3 and 1 under way
+
+
 def test_a_server_without_connection_rests_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch):
     with serving(default="close") as broken, serving() as well:
         assert len(one_after_another([broken.url, well.url], 5)) == 5

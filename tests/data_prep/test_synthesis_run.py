@@ -85,6 +85,8 @@ def test_each_prompt_of_a_chain_extends_the_one_before(tmp_path: Path, corpus: P
     asked = [list(request.prompt) for request in engine.requests]
     extended = [after[: len(before)] == before for before, after in pairwise(asked)]
     barren = sum("barren" in request.text for request in engine.requests)
+    groups = [request.group for request in engine.requests]
+    assert len(set(groups)) == 4 and all(groups[place] == groups[place + 1] for place in range(10) if extended[place])
     assert sum(extended) >= 11 - 4 - barren  # four chains begin anew, and nothing goes on from a text without pairs
 
 

@@ -16,11 +16,15 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt as token ids.  `text` is the raw text that its last example is about; `seed` is of sampling."""
+    """A prompt as token ids.  `text` is the raw text that its last example is about; `seed` is of sampling.
+
+    Requests of one `group` begin alike, each with all of the one before: the machine that had the last has it cached.
+    """
 
     prompt: Sequence[int]
     text: str
     seed: int
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

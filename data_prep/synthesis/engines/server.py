@@ -1,8 +1,9 @@
 """The engine of a fleet: any OpenAI-compatible completions endpoint, several of them too.
 
-Connections, time-outs, back-off and Retry-After are the `openai` client's.  A request goes to the server with the least
-requests under way.  One that cannot be reached is rested: it gets a request again when its rest is over or nobody else
-is left.  A request that a server could not answer, its retries used up, is tried at the others.
+Connections, time-outs, back-off and Retry-After are the `openai` client's.  The requests of a chain go to one server,
+which has their beginning in its cache, unless it has many more under way than another; others go to the server with
+the least.  One that cannot be reached is rested: it gets a request again when its rest is over or nobody else is left.
+A request that a server could not answer, its retries used up, is tried at the others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ REST_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 # Seeds above this are refused by servers that keep them in 32 bits, with a sign.
 LARGEST_SEED = 2**31 - 1
+# More requests under way than the least busy server has: a chain then goes there, and begins without a cache.
+SLACK = 8
 
 
 class Tokenizer(Protocol):
@@ -165,7 +168,7 @@ class ServerEngine:
         body = self._body(request)
         failed: dict[str, str] = {}
         while len(failed) < len(self._servers):
-            server = self._choose(failed)
+            server = self._choose(failed, request.group)
             server.under_way += 1
             try:
                 answer = await server.client.completions.create(**body, extra_body=self.extra_body)
@@ -186,11 +189,18 @@ class ServerEngine:
         told = "; ".join(f"{url} ({words})" for url, words in failed.items())
         raise UserError("servers", f"none answered: {told}", "start them, or mend the addresses")
 
-    def _choose(self, failed: Mapping[str, str]) -> _Server:
-        """Of those that have not failed this request: awake ones first, then the one with the least under way."""
+    def _choose(self, failed: Mapping[str, str], group: int | None) -> _Server:
+        """Of those that have not failed this request: awake ones first, the group's own, the least busy."""
         now = time.monotonic()
         left = [server for server in self._servers if server.url not in failed]
-        return min(left, key=lambda server: (server.rested_until > now, server.under_way))
+        least = min(server.under_way for server in left)
+        home = None if group is None else self._servers[group % len(self._servers)]
+
+        def key(server: _Server) -> tuple[bool, bool, int]:
+            at_home = server is home and server.under_way <= least + SLACK
+            return server.rested_until > now, not at_home, server.under_way
+
+        return min(left, key=key)
 
     def _body(self, request: Request) -> dict[str, Any]:
         as_text = self.tokenizer if self.prompt_form == "text" else None
