@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from forks import forked_python
 from torch.distributed.run import get_args_parser
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def python(code: str) -> Any:
 def plans_of(recipes: Mapping[str, tuple[Path, int, Sequence[str]]]) -> dict[str, Any]:
     """The plan of each (recipe, world size, overrides), as JSON: its ranks are built on the meta device."""
     given = {name: (str(path), world, list(overrides)) for name, (path, world, overrides) in recipes.items()}
-    found: dict[str, Any] = python(f"""
+    found: dict[str, Any] = forked_python(f"""
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import forked_python
 from presets import ROOT, cells, check_by_hand, check_environment, python, submitted
 
 from data_prep.settings import BlendSettings
@@ -82,7 +83,7 @@ def test_its_blend_is_of_the_recipes_length() -> None:
 
 def test_every_model_parallel_rank_builds_and_the_weights_add_up() -> None:
     """By arithmetic: a layer has 855,654,400 weights, an embedding 128,256 x 8,192; TP 4, PP 8, 10 layers a stage."""
-    found = python(PLAN)
+    found = forked_python(PLAN)
     plain, padded = found["1"], found["128"]
     assert found["fp8"] == ["hybrid", "tensorwise"]
     assert found["checks"] == 6  # once a plan, not once a rank

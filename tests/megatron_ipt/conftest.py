@@ -5,14 +5,10 @@ megatron-core runs in processes of its own only: its CPU shim would reach transf
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from forks import environment, run_forked
 
 from data_prep.blend import plan
 from data_prep.settings import BlendSettings, SourceSettings
@@ -39,10 +36,6 @@ class TinyRun:
     init: Path
     recipe: Path
     blend: Path
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def ipt(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -77,26 +70,7 @@ def run_ranks(processes: int, *arguments: object) -> None:
     place |= {"LOCAL_WORLD_SIZE": str(processes), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     place |= {"TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_RUN_ID": "none"}
     ranks = [{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    with tempfile.NamedTemporaryFile(mode="r", encoding="utf-8") as log:
-        request = {"argv": [*map(str, arguments)], "ranks": ranks, "log": log.name}
-        server = fork_server()
-        assert server.stdin and server.stdout
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        codes = json.loads(server.stdout.readline())
-        assert codes == [0] * processes, f"{codes}\n{log.read()}"
-
-
-@functools.cache
-def fork_server() -> subprocess.Popen[str]:
-    """One for this process, which it ends with."""
-    script = Path(__file__).with_name("fork_server.py")
-    alone = environment() | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's one thread: it is to fork
-    server = subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone
-    )
-    atexit.register(server.communicate)  # no more requests: it ends, and is waited for
-    return server
+    run_forked(arguments, ranks)
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +183,7 @@ def _write_data(folder: Path, blend: Path, write_dataset: Any) -> None:
 
 
 def run_python(code: str, *arguments: str) -> object:
-    """Run code in a process of its own (megatron's shim must not reach this one); it prints JSON last."""
+    """Run code in a fresh process (`forks.forked_python` has megatron-core imported already); it prints JSON last."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr

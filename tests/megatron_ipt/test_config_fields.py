@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import run_python
+from forks import forked_python
 
 from megatron_ipt.mcore import device
 
@@ -200,7 +200,7 @@ print(json.dumps(told))"""
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
     """What each configuration was told, in one process that has megatron-core."""
-    found = run_python(f"CASES = {json.dumps(REFUSED)!r}\n{BUILD}")
+    found = forked_python(f"CASES = {json.dumps(REFUSED)!r}\n{BUILD}")
     assert isinstance(found, dict)
     return found
 

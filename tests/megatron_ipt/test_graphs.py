@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import TinyRun, run_python
+from conftest import TinyRun
+from forks import forked_python
 
 RUN = """
 import json, sys
@@ -105,7 +106,7 @@ def ran(tiny: TinyRun) -> Any:
         "buffers": [*short, *overlap, "train.train_iters=1"],
     }
     given = {name: [f"output_dir={tiny.folder / name}", *overrides] for name, overrides in jobs.items()}
-    return run_python(f"RECIPE, JOBS = {str(tiny.recipe)!r}, {given!r}\n{RUN}")
+    return forked_python(f"RECIPE, JOBS = {str(tiny.recipe)!r}, {given!r}\n{RUN}")
 
 
 def test_graphs_are_captured_once_after_the_warm_up(ran: Any) -> None:

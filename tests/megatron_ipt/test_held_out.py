@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyRun, ipt, run_python, with_byte_tokenizer
+from conftest import TinyRun, ipt, with_byte_tokenizer
+from forks import forked_python
 
 from data_prep.blend import plan
 from data_prep.indexing import index
@@ -106,7 +107,7 @@ def test_held_out_text_that_is_trained_on_is_refused_before_step_1(tiny: TinyRun
         "clash": (clash, None),
         "foreign": ([], None),
     }
-    found: Any = run_python(_CHECK, str(tiny.recipe), json.dumps(cases))
+    found: Any = forked_python(_CHECK, str(tiny.recipe), json.dumps(cases))
     told = "1 of its texts stand in the source"
     assert found["apart"] == found["checked"] == found["resumed"] == found["split"] == []
     assert found["trained_on"].startswith(f"train.held_out, set 'trained_on': {told} 'raw' (raw)")

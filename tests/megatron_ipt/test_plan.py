@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import run_python
+from forks import forked_python
 
 CODE = """
 import json, sys
@@ -51,7 +51,7 @@ STANDING = {
 @pytest.fixture(scope="module")
 def found() -> Any:
     both = {**EXPECTED, **STANDING}
-    return run_python(CODE, json.dumps({name: {**BASE, **settings} for name, (settings, _) in both.items()}))
+    return forked_python(CODE, json.dumps({name: {**BASE, **settings} for name, (settings, _) in both.items()}))
 
 
 @pytest.mark.parametrize("name", EXPECTED)

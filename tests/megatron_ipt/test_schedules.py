@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from conftest import run_python
+from forks import forked_python
 from pydantic import ValidationError
 
 from megatron_ipt.settings import TrainSettings
@@ -123,7 +123,7 @@ RAMPS = ["0:4", "0:4 32:8", "0:4 30:8 100:24", "0:1,7:2,0.05K:6", "0:8 3:4"]
 @pytest.fixture(scope="module")
 def rates() -> Any:
     jobs = {name: {**BASE, **settings} for name, (settings, _) in JOBS.items()}
-    return run_python(RATES, json.dumps([jobs, {**BASE, "lr_rewarm": [FALLING]}, RAMPS]))
+    return forked_python(RATES, json.dumps([jobs, {**BASE, "lr_rewarm": [FALLING]}, RAMPS]))
 
 
 @pytest.mark.parametrize("name", JOBS)

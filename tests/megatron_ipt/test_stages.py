@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import run_python
+from forks import forked_python
 from pydantic import ValidationError
 
 from data_prep.errors import UserError
@@ -87,7 +87,7 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def megatron() -> dict[str, Any]:
-    found = run_python(ASK, json.dumps([STRINGS, BUILT, RECOMPUTED]))
+    found = forked_python(ASK, json.dumps([STRINGS, BUILT, RECOMPUTED]))
     assert isinstance(found, dict)
     return found
 
