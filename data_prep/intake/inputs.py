@@ -53,6 +53,12 @@ def find_inputs(inputs: Sequence[Path | str], settings: IntakeSettings) -> list[
     return found
 
 
+def paths_of(given: Path | str) -> list[Path]:
+    """The paths on this machine that an input names, without its NAME=, a glob's matches each; none of the hub's."""
+    _, place = _source_and_place(str(given), "")
+    return [Path(place)] if Path(place).exists() else _matches(place)
+
+
 def _source_and_place(given: str, default: str) -> tuple[str, str]:
     """NAME=PATH in its parts, unless it is a path itself: folders are called lang=en."""
     named = _NAMED.fullmatch(given)
@@ -100,7 +106,7 @@ def _at(path: Path, source: str, settings: IntakeSettings) -> Iterator[Input]:
 def _inside(folder: Path, source: str, settings: IntakeSettings, above: frozenset[Path]) -> Iterator[Input | Path]:
     """The inputs in a folder and in those inside it, by name, and the files of other kinds; hidden files are left."""
     if is_saved(folder):
-        opened = open_saved(folder, _spelled(folder), settings.split, settings.max_document_bytes)
+        opened = open_saved(folder, spelled(folder), settings.split, settings.max_document_bytes)
         yield Input(source, opened, is_json=False)
         return
     here = above | {folder.resolve()}
@@ -130,7 +136,7 @@ def _file(path: Path, source: str, settings: IntakeSettings) -> Input:
 
 
 def _file_rows(path: Path, settings: IntakeSettings) -> Iterator[Placed[Row]]:
-    name, limit = _spelled(path), settings.max_document_bytes
+    name, limit = spelled(path), settings.max_document_bytes
     if path.stat().st_size == 0:
         return iter([dropped(name, "empty_file", "it has no bytes")])
     if path.suffix == ".parquet":
@@ -141,9 +147,9 @@ def _file_rows(path: Path, settings: IntakeSettings) -> Iterator[Placed[Row]]:
 
 
 def _not_read(path: Path) -> Iterator[Placed[Row]]:
-    return iter([dropped(_spelled(path), "other_kind", "a file of a kind that is not read")])
+    return iter([dropped(spelled(path), "other_kind", "a file of a kind that is not read")])
 
 
-def _spelled(path: Path) -> str:
+def spelled(path: Path | str) -> str:
     """A path as text that UTF-8 can hold, whatever bytes its name has."""
     return os.fsencode(path).decode(errors="backslashreplace")

@@ -22,11 +22,12 @@ from data_prep.readers import beside
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, make_prompter, run_shards
+from data_prep.synthesis.identity import identity_of
 from data_prep.synthesis.merge import merge, path_of, read_summary
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback, SynthesisProgress, progress_bar
 from data_prep.synthesis.retry import retry_failed
-from data_prep.synthesis.work import Work, begin, identity_of, work_folder
+from data_prep.synthesis.work import Work, begin, sweep, work_folder
 
 __all__ = ["SynthesisProgress", "progress_bar", "retry_failed", "synthesize"]
 
@@ -63,18 +64,20 @@ def synthesize(
     if found is None and settings.engine != "rules" and engine is None:
         raise UserError("--model", "no synthesizer is named", "give its directory, or take --engine rules")
     prompter = make_prompter(settings, found)
-    done = _done(out, identity_of(paths, settings, prompter.wire.name))
+    identity = identity_of(paths, settings, prompter.wire.name, found)
+    done = _done(out, identity)
     if done is not None:
         return done
-    work = begin(work_folder(out), paths, settings, prompter.wire.name)
+    work = begin(work_folder(out), paths, settings, identity)
     if not work.plan["documents"]:
-        raise UserError(paths[0], f"there are no documents in it ({_dropped(work)})", "give a corpus")
+        mend = f"give a corpus; which rows, and why: {work.dropped}"
+        raise UserError(paths[0], f"there are no documents in it ({_dropped(work)})", mend)
     meter = Meter(work.plan["documents"], progress)
     job = Job(work.root, settings, found)
     started = time.perf_counter()
     run_shards(job, work.missing(shard_index, num_shards), meter, engine, prompter)
     spent = {"seconds": time.perf_counter() - started, "new_completion_tokens": meter.counts["new_completion_tokens"]}
-    return finish(work, out, work.plan["identity"], spent)
+    return finish(work, out, identity, spent)
 
 
 def finish(work: Work, out: Path, identity: dict[str, Any], spent: dict[str, float]) -> dict[str, Any] | None:
@@ -93,7 +96,10 @@ def _done(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of a run that made `out` of just this, if there was one."""
     summary = read_summary(out)
     same = summary is not None and summary.get("made_of") == identity and not work_folder(out).exists()
-    return summary if same and path_of(out, "chain").exists() else None
+    if not same or not path_of(out, "chain").exists():
+        return None
+    sweep(work_folder(out))
+    return summary
 
 
 def _dropped(work: Work) -> str:

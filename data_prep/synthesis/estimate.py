@@ -27,6 +27,7 @@ from data_prep.synthesis.chains import plan_chains
 from data_prep.synthesis.conversation import Conversation
 from data_prep.synthesis.engines import Completion, Engine, make_engine
 from data_prep.synthesis.executors import make_prompter
+from data_prep.synthesis.identity import identity_of
 from data_prep.synthesis.journal import Journal
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.prompts import Prompter
@@ -76,7 +77,8 @@ def estimate(
     """
     model = model_of(settings, model)
     prompter = make_prompter(settings, model)
-    work = begin(work_folder(out), inputs, settings, prompter.wire.name)
+    identity = identity_of(inputs, settings, prompter.wire.name, model)
+    work = begin(work_folder(out), inputs, settings, identity)
     documents = _sample(work, settings, sample)
     if not documents:
         raise UserError(inputs[0], "there are no documents in it", "give a corpus")

@@ -31,7 +31,6 @@ def merge(work: Work, out: Path, identity: Mapping[str, Any], spent: Mapping[str
     """
     counts, reasons = Counter[str](), {kind: Counter[str]() for kind in ("leftover", "rejected", "dropped")}
     engine: dict[str, Any] | None = None
-    with_pairs = 0
     with ExitStack() as stack:
         streams = {kind: stack.enter_context(jsonl_file(path_of(out, kind))) for kind in FILES}
         for row in _rows(work):
@@ -41,7 +40,6 @@ def merge(work: Work, out: Path, identity: Mapping[str, Any], spent: Mapping[str
                 continue
             (kind,) = row
             counts[kind] += 1
-            with_pairs += len(row[kind]["texts"]) if kind == "chain" else 0
             if found := reasons_of(row):
                 reasons[found[0]][found[1]] += 1
             streams[kind].write(json_line(row[kind]))
@@ -68,9 +66,8 @@ def path_of(out: Path, kind: str) -> Path:
 
 
 def _rows(work: Work) -> Iterator[Row]:
-    dropped = work.root / "documents" / "dropped.jsonl"
-    if dropped.exists():
-        for row in read_jsonl(dropped):
+    if work.dropped.exists():
+        for row in read_jsonl(work.dropped):
             yield {"dropped": row}
     for shard in range(work.shards):
         yield from read_jsonl(work.result(shard))

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-import xxhash
 
 from data_prep.draws import draw
 from data_prep.errors import UserError
@@ -37,11 +36,6 @@ from data_prep.settings import SynthesizeSettings
 FORMAT: Final = 1
 DUPLICATE: Final = "duplicate_id"
 AXIS: Final = "synthesize"
-EXECUTION = frozenset(
-    {"workers", "executor", "gpus_per_worker", "concurrency", "tensor_parallel_size", "engine_args"}
-    | {"server_urls", "server_key", "request_timeout", "request_retries"}
-)
-"""Settings of how a run is made; all others decide what it makes, and stay as they are while a run is on its way."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,18 @@ class Work:
     def result(self, shard: int) -> Path:
         return self.root / "results" / f"{shard:05}.jsonl.zst"
 
+    @property
+    def dropped(self) -> Path:
+        return self.root / "documents" / "dropped.jsonl"
+
     def missing(self, index: int = 0, of: int = 1) -> list[int]:
         """Shards that are not done, of every `of`-th one from `index` on."""
         return [shard for shard in range(index, self.shards, of) if not self.result(shard).exists()]
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no worker has begun a shard yet."""
+        return not any(folder.exists() for folder in (self.journal(0).parent, self.result(0).parent))
 
     def texts_of(self, shard: int) -> Iterator[Document | AugmentedText | Drop]:
         """What a shard is to be made of: documents, texts that were cut before, and documents met before."""
@@ -99,27 +102,45 @@ class Work:
         return last is None or draw(self.plan["seed"], identifier, AXIS) <= last
 
     def remove(self) -> None:
-        shutil.rmtree(self.root)
+        """At once: a kill on the way leaves nothing that looks like a run on its way."""
+        sweep(self.root)
+        self.root.rename(_removed(self.root))
+        sweep(self.root)
 
 
-def begin(root: Path, inputs: Sequence[Path | str], settings: SynthesizeSettings, tokenizer: str) -> Work:
+def sweep(root: Path) -> None:
+    """Takes away what a kill has left of a folder that was being removed."""
+    shutil.rmtree(_removed(root), ignore_errors=True)
+
+
+def _removed(root: Path) -> Path:
+    return root.with_name(root.name + ".removed")
+
+
+def begin(root: Path, inputs: Sequence[Path | str], settings: SynthesizeSettings, identity: Mapping[str, Any]) -> Work:
     """The folder of a run, filled from the inputs unless it is already; one process at a time does that.
+
+    One in which nothing has been made yet, of a plan or of inputs without a document, is filled anew where it has
+    another identity.
 
     Raises:
         UserError: it was begun with other settings or inputs.
     """
-    identity = identity_of(inputs, settings, tokenizer)
     root.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(root.with_name(root.name + ".lock")):
         found = opened(root)
-        if found is None:
+        differing = [] if found is None else _differing(found.plan["identity"], identity)
+        if found is None or (differing and found.is_untouched):
             shutil.rmtree(root, ignore_errors=True)
-            found = Work(root, _fill(root, inputs, settings, identity))
-    differing = sorted(key for key in identity if found.plan["identity"].get(key) != identity[key])
+            return Work(root, _fill(root, inputs, settings, identity))
     if differing:
         problem = f"was begun with another {', '.join(differing)}"
         raise UserError(root, problem, "give what it was begun with, or remove that folder to begin anew")
     return found
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
 
 def opened(root: Path) -> Work | None:
@@ -131,24 +152,6 @@ def opened(root: Path) -> Work | None:
     if plan.get("format") != FORMAT:
         raise UserError(root, f"is of format {plan.get('format')}, this is {FORMAT}", "remove that folder")
     return Work(root, plan)
-
-
-def identity_of(inputs: Sequence[Path | str], settings: SynthesizeSettings, tokenizer: str) -> dict[str, Any]:
-    """What decides the bytes of a run, but for the engine's own identity: settings, inputs, tokenizer."""
-    content = settings.model_dump(mode="json", exclude=set(EXECUTION))
-    shown = settings.demonstrations
-    if shown is not None and shown.is_file():
-        content["demonstrations"] = xxhash.xxh3_128_hexdigest(shown.read_bytes())
-    return {**content, "inputs": [_state(each) for each in inputs], "tokenizer": tokenizer}
-
-
-def _state(path: Path | str) -> list[Any]:
-    """A file is told by its size and time: to read a corpus for its hash takes as long as to read it."""
-    found = Path(path)
-    if not found.exists():
-        return [str(path)]
-    files = sorted(each for each in found.rglob("*") if each.is_file()) if found.is_dir() else [found]
-    return [str(found.resolve()), [[str(each), each.stat().st_size, each.stat().st_mtime_ns] for each in files]]
 
 
 def begin_with_texts(root: Path, texts: Sequence[AugmentedText], settings: SynthesizeSettings) -> Work:

@@ -1,0 +1,63 @@
+"""What decides the bytes of a run, so that it is gone on with, or left as it is, by the same alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import xxhash
+
+from data_prep.intake.inputs import paths_of, spelled
+from data_prep.settings import SynthesizeSettings
+
+EXECUTION: Final = frozenset(
+    {"workers", "executor", "gpus_per_worker", "concurrency", "tensor_parallel_size", "engine_args"}
+    | {"server_urls", "server_key", "request_timeout", "request_retries"}
+)
+"""Settings of how a run is made; all others decide what it makes, and stay as they are while a run is on its way."""
+BLOCKS: Final = 16
+BLOCK_BYTES: Final = 1 << 18
+
+
+def identity_of(
+    inputs: Sequence[Path | str], settings: SynthesizeSettings, tokenizer: str, model: Path | None
+) -> dict[str, Any]:
+    """What decides the bytes of a run, but for the engine's own identity: settings, inputs, tokenizer, model."""
+    content = settings.model_dump(mode="json", exclude=set(EXECUTION))
+    shown = settings.demonstrations
+    if shown is not None and shown.is_file():
+        content["demonstrations"] = xxhash.xxh3_128_hexdigest(shown.read_bytes())
+    own = {"inputs": [_state(each) for each in inputs], "tokenizer": tokenizer, "model": _model_state(model)}
+    return {**content, **own}
+
+
+def _state(given: Path | str) -> list[Any]:
+    """Files are told by size and time: to read a corpus for its hash takes as long as to read it."""
+    files = [file for path in paths_of(given) for file in _files(path)]
+    return [spelled(given), [[spelled(each.resolve()), each.stat().st_size, each.stat().st_mtime_ns] for each in files]]
+
+
+def _model_state(model: Path | None) -> str | None:
+    """A hash of names, sizes and blocks of a model's files; copies of it on several machines have the same.
+
+    An engine hashes all of the weights when it is made; here a part has to do, as this is asked before.
+    """
+    if model is None or not model.exists():
+        return None if model is None else str(model)
+    digest = xxhash.xxh3_128()
+    for path in _files(model):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\x1f{size}\x1f".encode(errors="surrogateescape"))
+        with path.open("rb") as stream:
+            for block in range(BLOCKS):
+                stream.seek(max(size - BLOCK_BYTES, 0) * block // (BLOCKS - 1))
+                digest.update(stream.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(each for each in path.rglob("*") if each.is_file())
+    else:
+        yield path

@@ -1,0 +1,84 @@
+"""What a run is told by: what is made again when something that decides its bytes has changed, and what is left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_engine import ScriptedEngine
+
+from data_prep.errors import UserError
+from data_prep.readers import write_jsonl
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis import synthesize
+from data_prep.synthesis.estimate import estimate
+from data_prep.synthesis.identity import BLOCK_BYTES, identity_of
+
+
+def settings(**values: Any) -> SynthesizeSettings:
+    return SynthesizeSettings(engine="rules", **values)
+
+
+def corpus(path: Path, count: int, key: str = "text") -> Path:
+    write_jsonl(path, [{"id": f"d{i}", key: f"Text t{i} says little."} for i in range(count)])
+    return path
+
+
+@pytest.mark.parametrize("spelled", ["{0}/*.jsonl", "name={0}/a.jsonl", "{0}", "{0}/a.jsonl"])
+def test_an_input_that_has_changed_is_read_again_however_it_is_named(tmp_path: Path, spelled: str):
+    folder = tmp_path / "in"
+    corpus(folder / "a.jsonl", 3)
+    given, out = spelled.format(folder), tmp_path / "c.jsonl"
+    counts = [synthesize(settings(), given, None, out)["documents"]]  # type: ignore[index]
+    corpus(folder / "a.jsonl", 5)
+    counts.append(synthesize(settings(), given, None, out)["documents"])  # type: ignore[index]
+    assert counts == [3, 5]
+
+
+def test_another_model_with_the_same_tokenizer_is_another_run(tmp_path: Path):
+    def told(content: bytes) -> object:
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model/model.safetensors").write_bytes(content)
+        return identity_of([], settings(), "tokenizer", tmp_path / "model")["model"]
+
+    weights = bytearray(os.urandom(3 * BLOCK_BYTES))
+    first = told(weights)
+    assert told(weights) == first  # written again, so at another time
+    weights[len(weights) // 2] ^= 1
+    assert told(weights) != first
+    assert told(bytes(weights[:-1])) != told(weights)
+
+
+def test_after_a_plan_or_inputs_without_a_document_other_settings_may_be_given(tmp_path: Path):
+    path, out = corpus(tmp_path / "in.jsonl", 9, key="content"), tmp_path / "c.jsonl"
+    with pytest.raises(UserError, match=r"no documents in it \(9 no_text\); .*dropped\.jsonl"):
+        synthesize(settings(), path, None, out)
+    planned = estimate(settings(text_key="content"), [path], None, out, sample=4, engine=ScriptedEngine())
+    assert (planned.documents, planned.sampled) == (9, 4) and planned.figures["pairs"][0] == 9
+    summary = synthesize(settings(text_key="content", rounds=3), path, None, out)
+    assert summary is not None and summary["documents"] == 9
+
+
+def test_a_kill_while_the_folder_of_a_run_is_removed_leaves_a_run_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, out = corpus(tmp_path / "in.jsonl", 9), tmp_path / "c.jsonl"
+
+    class Killed(BaseException):
+        """As from a signal."""
+
+    def killed(folder: Path, **_: object) -> None:
+        for file in Path(folder).rglob("*.zst"):
+            file.unlink()
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.synthesis.work.shutil.rmtree", killed)
+        with pytest.raises(Killed):
+            synthesize(settings(), path, None, out)
+    made = out.read_bytes()
+    summary = synthesize(settings(), path, None, out)
+    assert summary is not None and summary["documents"] == 9 and out.read_bytes() == made
+    assert not list(tmp_path.glob("c.jsonl.work*"))
