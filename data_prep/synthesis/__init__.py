@@ -26,7 +26,7 @@ from data_prep.synthesis.identity import identity_of
 from data_prep.synthesis.merge import merge, path_of, read_summary
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback, SynthesisProgress, progress_bar
-from data_prep.synthesis.retry import retry_failed
+from data_prep.synthesis.retry import retry_failed, settle
 from data_prep.synthesis.work import Work, begin, sweep, work_folder
 
 __all__ = ["SynthesisProgress", "progress_bar", "retry_failed", "synthesize"]
@@ -94,6 +94,7 @@ def finish(work: Work, out: Path, identity: dict[str, Any], spent: dict[str, flo
 
 def _done(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of a run that made `out` of just this, if there was one."""
+    settle(out)
     summary = read_summary(out)
     same = summary is not None and summary.get("made_of") == identity and not work_folder(out).exists()
     if not same or not path_of(out, "chain").exists():

@@ -28,13 +28,13 @@ def slots(texts: int, rounds: int) -> list[list[int]]:
 def plan_chains(
     texts: Sequence[AugmentedText], rounds: int, *, by_source: bool = False, samples: int = 1
 ) -> list[tuple[AugmentedText, ...]]:
-    """The texts of each chain to be, in order, every text once a sample.
+    """The texts of each chain to be, in order, every text once a sample; no chain has texts of several samples.
 
     With `by_source` the texts of a source are numbered by themselves, sources in the order in which they first come.
     """
-    groups: dict[str, list[AugmentedText]] = {}
+    groups: dict[tuple[str, int], list[AugmentedText]] = {}
     for text in texts:
-        groups.setdefault(text.source if by_source else "", []).append(text)
+        groups.setdefault((text.source if by_source else "", text.sample), []).append(text)
     return [
         tuple(replace(group[place], sample=sample) if sample else group[place] for place in slot)
         for sample in range(samples)

@@ -1,24 +1,31 @@
 """Texts that the engine failed on, asked about again: `ipt data synthesize ... --retry-failed`.
 
 They are put into new chains by themselves, in the order in which they stand in OUT.failed.jsonl.  The chains that come
-of them are added to OUT; a text that fails again stays in OUT.failed.jsonl.
+of them are added to OUT; a text that fails again stays in OUT.failed.jsonl.  A kill leaves OUT as it was until all new
+files are there, OUT.retry.done.json last; from then on whoever comes next puts them in place.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+import xxhash
+
 from data_prep.errors import UserError
+from data_prep.locks import one_at_a_time
 from data_prep.readers import beside, read_jsonl, write_json, write_jsonl
 from data_prep.records import AugmentedText
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.conversation import ENGINE_FAILED
 from data_prep.synthesis.engines import Engine
-from data_prep.synthesis.executors import Job, run_shards
+from data_prep.synthesis.executors import Job, make_prompter, run_shards
+from data_prep.synthesis.identity import identity_of
 from data_prep.synthesis.merge import COUNTS, FILES, merge, path_of, read_summary
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback
@@ -34,67 +41,106 @@ def retry_failed(
 ) -> dict[str, Any]:
     """Asks about the failed texts of `out` again; returns the summary, brought up to date.
 
-    A kill leaves OUT as it was; the files change one after another, OUT first, once all answers are there.
+    One process at a time does it; a killed one is gone on with.
 
     Raises:
         UserError: there is no such run, or none of its texts failed; the engine does not work at all.
     """
+    if settle(out):
+        return _summary(out)
+    with one_at_a_time(beside(out, "retry.lock")):
+        _ask(settings, model_of(settings, model), out, progress, engine)
+    settle(out)
+    return _summary(out)
+
+
+def settle(out: Path) -> bool:
+    """Puts the files of a retry in place if they are all there; whether they were."""
+    done = beside(out, "retry.done.json")
+    if not done.exists():
+        return False
+    with one_at_a_time(beside(out, "retry.lock")):
+        if not done.exists():  # another process was here before
+            return True
+        for kind in FILES:
+            if _new(out, kind).exists():
+                _new(out, kind).replace(path_of(out, kind))
+        again = beside(out, "retry")
+        for path in (*(path_of(again, kind) for kind in FILES), beside(again, "summary.json")):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(beside(out, "retry.work"), ignore_errors=True)
+        done.replace(beside(out, "summary.json"))
+    return True
+
+
+def _ask(
+    settings: SynthesizeSettings,
+    model: Path | None,
+    out: Path,
+    progress: ProgressCallback | None,
+    engine: Engine | None,
+) -> None:
     if not beside(out, "summary.json").exists():
         raise UserError(out, "there is no finished run of that name", "run without --retry-failed first")
     failed = [AugmentedText.from_json(row) for row in read_jsonl(path_of(out, "failed"))]
     if not failed:
         raise UserError(path_of(out, "failed"), "no text failed", "there is nothing to do")
-    root, again = beside(out, "retry.work"), beside(out, "retry")
-    work = begin_with_texts(root, failed, settings)
+    prompter = make_prompter(settings, model)
+    texts = xxhash.xxh3_128_hexdigest(b"".join(orjson.dumps(text.to_json()) for text in failed))
+    identity = identity_of([], settings, prompter.wire.name, model) | {"texts": texts}
+    work = begin_with_texts(beside(out, "retry.work"), failed, settings, identity)
     meter = Meter(len({(text.source, text.document_id) for text in failed}), progress)
     started = time.perf_counter()
-    run_shards(Job(root, settings, model_of(settings, model)), work.missing(), meter, engine)
+    run_shards(Job(work.root, settings, model), work.missing(), meter, engine, prompter)
     spent = {"seconds": time.perf_counter() - started, "new_completion_tokens": meter.counts["new_completion_tokens"]}
-    merge(work, again, {}, spent)
-    summary = _add(out, again)
-    for kind in FILES:
-        path_of(again, kind).unlink()
-    beside(again, "summary.json").unlink()
-    work.remove()
-    return summary
+    merge(work, beside(out, "retry"), {}, spent)
+    _add(out, beside(out, "retry"))
 
 
-def _add(out: Path, again: Path) -> dict[str, Any]:
-    """The rows of `again` behind those of `out`; texts that have pairs now are no longer left over."""
-    left = _still_left(out, again)
-    reasons = Counter(str(row["reason"]).partition(":")[0] for row in left)
-    files: dict[str, Iterable[Mapping[str, Any]]] = {"leftover": left, "failed": read_jsonl(path_of(again, "failed"))}
-    files |= {kind: _both(path_of(out, kind), path_of(again, kind)) for kind in ("chain", "rejected")}
-    for kind, rows in files.items():
-        write_jsonl(_new(out, kind), rows)
-    before, new = read_summary(out), read_summary(again)
-    assert before is not None and new is not None
+def _summary(out: Path) -> dict[str, Any]:
+    found = read_summary(out)
+    assert found is not None  # a retry is of a run that is done
+    return found
+
+
+def _add(out: Path, again: Path) -> None:
+    """The rows of `again` behind those of `out`, in new files; texts that have pairs now are no longer left over."""
+    reasons: Counter[str] = Counter()
+    write_jsonl(_new(out, "leftover"), _still_left(out, again, reasons))
+    write_jsonl(_new(out, "failed"), read_jsonl(path_of(again, "failed")))
+    for kind in ("chain", "rejected"):
+        write_jsonl(_new(out, kind), _both(path_of(out, kind), path_of(again, kind)))
+    before, new = _summary(out), _summary(again)
     summary = {
         **before,
-        "texts_with_pairs": before["texts"] - len(left),
+        "texts_with_pairs": before["texts"] - reasons.total(),
         "chains": before["chains"] + new["chains"],
         **{name: before[name] + new[name] for name in COUNTS},
         **{name: new[name] for name in ("new_completion_tokens", "seconds", "tokens_per_second", "failed")},
         "leftover": dict(sorted(reasons.items())),
         "rejected": dict(sorted((Counter(before["rejected"]) + Counter(new["rejected"])).items())),
     }
-    for kind in files:
-        _new(out, kind).replace(path_of(out, kind))
-    write_json(beside(out, "summary.json"), summary)
-    return summary
+    write_json(beside(out, "retry.done.json"), summary)
 
 
 def _new(out: Path, kind: str) -> Path:
     return beside(path_of(out, kind), f"new{out.suffix}")
 
 
-def _still_left(out: Path, again: Path) -> list[Mapping[str, Any]]:
-    """Texts without pairs: those of before that did not fail, and those that were asked about again in vain."""
+def _still_left(out: Path, again: Path, reasons: Counter[str]) -> Iterator[Mapping[str, Any]]:
+    """Texts without pairs in any sample, counted by reason: those left before, without those that have pairs now.
+
+    A text that only failed has the reason of the retry.
+    """
     paired = {_place(text) for row in read_jsonl(path_of(again, "chain")) for text in row["texts"]}
-    before = [row for row in read_jsonl(path_of(out, "leftover")) if _place(row) not in paired]
-    kept = [row for row in before if not str(row["reason"]).startswith(ENGINE_FAILED)]
-    named = {_place(row) for row in kept}
-    return kept + [row for row in read_jsonl(path_of(again, "leftover")) if _place(row) not in named]
+    told = {_place(row): row for row in read_jsonl(path_of(again, "leftover"))}
+    for before in read_jsonl(path_of(out, "leftover")):
+        if _place(before) in paired:
+            continue
+        has_failed = str(before["reason"]).startswith(ENGINE_FAILED)
+        row = told.get(_place(before), before) if has_failed else before
+        reasons[str(row["reason"]).partition(":")[0]] += 1
+        yield row
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str, int]:

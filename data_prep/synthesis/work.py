@@ -52,7 +52,7 @@ class Work:
     @property
     def is_retry(self) -> bool:
         """Whether it holds texts that were cut and sampled before, not documents."""
-        return "identity" not in self.plan
+        return "retry" in self.plan
 
     def journal(self, shard: int) -> Path:
         return self.root / "journal" / f"{shard:05}.jsonl"
@@ -77,8 +77,8 @@ class Work:
         """What a shard is to be made of: documents, texts that were cut before, and documents met before."""
         number = shard * int(self.plan["shard_documents"])
         for row in read_jsonl(_shard_file(self.root, shard)):
-            if "text_id" in row:
-                yield AugmentedText.from_json(row["text_id"])
+            if "text" in row:
+                yield AugmentedText.from_json(row["text"])
                 continue
             document = Document.from_json(row["document"])
             if self._is_duplicate(number):
@@ -154,16 +154,21 @@ def opened(root: Path) -> Work | None:
     return Work(root, plan)
 
 
-def begin_with_texts(root: Path, texts: Sequence[AugmentedText], settings: SynthesizeSettings) -> Work:
-    """A folder for texts that were cut before, to be asked about again."""
+def begin_with_texts(
+    root: Path, texts: Sequence[AugmentedText], settings: SynthesizeSettings, identity: Mapping[str, Any]
+) -> Work:
+    """A folder for texts that were cut before, to be asked about again; the one that is there if it is of just this."""
+    found = opened(root)
+    if found is not None and found.plan.get("retry") == identity:
+        return found
     shutil.rmtree(root, ignore_errors=True)
     size = settings.shard_documents
     for shard, start in enumerate(range(0, len(texts), size)):
-        rows = ({"text_id": text.to_json()} for text in texts[start : start + size])
+        rows = ({"text": text.to_json()} for text in texts[start : start + size])
         write_jsonl(_shard_file(root, shard), rows)
     shards = -(-len(texts) // size)
-    plan = {"format": FORMAT, "shards": shards, "shard_documents": size, "last_draw": None, "seed": settings.seed}
-    write_json(root / "plan.json", plan)
+    plan = {"format": FORMAT, "retry": identity, "shards": shards, "shard_documents": size}
+    write_json(root / "plan.json", {**plan, "last_draw": None, "seed": settings.seed})
     return Work(root, plan)
 
 
