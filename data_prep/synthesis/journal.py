@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,6 +19,7 @@ import orjson
 import xxhash
 
 from data_prep.errors import UserError
+from data_prep.locks import lock
 from data_prep.readers import DISK_FULL
 from data_prep.synthesis.engines import Completion, Request
 
@@ -28,16 +30,19 @@ class Journal:
     """The completions of one engine; entries of other engines or settings are kept, and not found.
 
     Raises:
-        UserError: a line is not of a journal; the disk is full.
+        UserError: a line is not of a journal; another process has it open; the disk is full.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         self._identity = orjson.dumps(dict(identity), option=orjson.OPT_SORT_KEYS)
         self._known: dict[str, Completion] = {}
-        self._load()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("ab", buffering=0)
+        self._stream = _opened(path)
+        try:
+            self._load()
+        except BaseException:
+            self._stream.close()
+            raise
         self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -59,7 +64,9 @@ class Journal:
         """Writes completions down; those that are found later are the ones of an earlier run."""
         rows = [orjson.dumps({"key": self.key(request), **asdict(made)}) + b"\n" for request, made in entries]
         try:
-            self._stream.write(b"".join(rows))
+            left = memoryview(b"".join(rows))
+            while left:  # a disk that gets full takes a part
+                left = left[self._stream.write(left) :]
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(self._stream.fileno())
                 self._synced = time.monotonic()
@@ -85,3 +92,19 @@ class Journal:
                 raise UserError(
                     where, f"not a line of a journal ({error!r})", "remove the line, it is made again"
                 ) from error
+
+
+def _opened(path: Path) -> FileIO:
+    """The file, for this process alone until it is closed."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        stream = path.open("ab", buffering=0)
+    except FileNotFoundError as error:
+        raise UserError(
+            path.parent.parent, "another process has finished this run", "there is nothing to do"
+        ) from error
+    if not lock(stream):
+        stream.close()
+        mend = "wait until it is done; tasks of an array have a --shard-index each, and one --num-shards"
+        raise UserError(path, "another process is at work on this shard", mend)
+    return stream

@@ -73,6 +73,11 @@ class Work:
         """Whether no worker has begun a shard yet."""
         return not any(folder.exists() for folder in (self.journal(0).parent, self.result(0).parent))
 
+    @property
+    def has_results(self) -> bool:
+        """Whether any shard is done."""
+        return any(self.result(0).parent.glob("*.zst"))
+
     def texts_of(self, shard: int) -> Iterator[Document | AugmentedText | Drop]:
         """What a shard is to be made of: documents, texts that were cut before, and documents met before."""
         number = shard * int(self.plan["shard_documents"])

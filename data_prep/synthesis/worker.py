@@ -38,7 +38,10 @@ class Worker:
     told: Told = lambda counts: None
     health: Health = field(default_factory=Health)
     left: int = 0
-    _one_is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    _more: bool = False
+    _in_hand: int = 0
+    _doubtful: int = 0
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, take: Callable[[], int | None]) -> None:
         """Works off the shards that `take` gives until it gives None.
@@ -47,6 +50,7 @@ class Worker:
             UserError: the engine does not work at all; shards under way stay in their journals.
         """
         slots = asyncio.Semaphore(self.engine.concurrency)
+        self._more = True
         with unwrapped():
             async with asyncio.TaskGroup() as group:  # a shard that fails ends the others, and this
                 while (number := take()) is not None:
@@ -54,34 +58,61 @@ class Worker:
                     group.create_task(self.shard(number, slots, opened))
                     await opened.wait()
                     await self._room()
+                self._more = False
+                self._news.set()
 
     async def _room(self) -> None:
         """Until another shard is wanted: before the last is done, where the engine takes more chains than are left."""
         while self.left and (self.engine.batch_size > 1 or self.left >= self.engine.concurrency):
-            self._one_is_over.clear()
-            await self._one_is_over.wait()
+            self._news.clear()
+            await self._news.wait()
 
     async def shard(self, number: int, slots: asyncio.Semaphore, opened: asyncio.Event | None = None) -> None:
-        """All chains of one shard, and its result in place."""
+        """All chains of one shard, and its result in place; nothing if it is there already."""
+        path = self.work.journal(number)
+        self._in_hand += 1
         try:
-            shard = await open_shard(self.work, number, self.settings, self.prompter)
+            with Journal(path, self.engine.identity) as journal:
+                if not self.work.result(number).exists():
+                    await self._work_off(number, journal, slots, opened)
+                path.unlink()
         finally:
+            self._in_hand -= 1
+            self._news.set()
             if opened is not None:
                 opened.set()
+
+    async def _work_off(
+        self, number: int, journal: Journal, slots: asyncio.Semaphore, opened: asyncio.Event | None
+    ) -> None:
+        shard = await open_shard(self.work, number, self.settings, self.prompter)
         self.left += len(shard.conversations)
+        if opened is not None:
+            opened.set()
         schedule = Schedule(self.engine, self.prompter, self.health, partial(self._text_done, shard))
-        path = self.work.journal(number)
-        with Journal(path, self.engine.identity) as journal:
-            await run_chains(schedule, shard.conversations, journal, slots)
+        await run_chains(schedule, shard.conversations, journal, slots)
         if self.health.failures_in_a_row and not self.health.answered:
-            raise self.health.verdict()
+            await self._in_doubt()
         write_result(self.work, shard, self.engine.identity)
-        path.unlink()
+
+    async def _in_doubt(self) -> None:
+        """Until it is known whether the engine works: it has failed on all of a shard and not answered yet.
+
+        Raises:
+            UserError: no shard is left to tell.
+        """
+        self._doubtful += 1
+        while not self.health.answered and not self.work.has_results:
+            if not self._more and self._doubtful == self._in_hand:
+                raise self.health.verdict()
+            self._news.clear()
+            await self._news.wait()
+        self._doubtful -= 1
 
     def _text_done(self, shard: Shard, conversation: Conversation, made: Completion | None, new: bool) -> None:
         if conversation.is_over:
             self.left -= 1
-            self._one_is_over.set()
+            self._news.set()
         text = conversation.texts[-1]
         counts = Counter(texts=1, failed=int(made is None), pairs=len(text.pairs))
         counts["documents"] = int(shard.is_last_of_document(text))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dying_job import DyingJob
+from scripted_engine import ScriptedEngine
 
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import synthesize
-from data_prep.synthesis.engines import make_engine
+from data_prep.synthesis.engines import Completion, Request, make_engine
+from data_prep.synthesis.executors import make_prompter
+from data_prep.synthesis.identity import identity_of
 from data_prep.synthesis.wire import byte_wire
+from data_prep.synthesis.work import begin
+from data_prep.synthesis.worker import Worker
 
 TEXT = "The kiln of number {0}\n\nA kiln is an oven for bricks. It burned in 18{0:02}; therefore it was rebuilt. "
 
@@ -118,3 +125,42 @@ def test_an_engine_that_cannot_be_made_is_one_line_from_any_worker(tmp_path: Pat
         synthesize(options, corpus, None, tmp_path / "c.jsonl")
     with pytest.raises(UserError, match=r"--model"):
         make_engine(options, None, byte_wire())
+
+
+def test_two_runs_at_once_do_not_work_on_one_shard(tmp_path: Path, corpus: Path, whole: dict[str, bytes]):
+    out = tmp_path / "c.jsonl"
+    told: list[str] = []
+
+    class Meets(ScriptedEngine):
+        async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+            if not told:
+                with pytest.raises(UserError, match=r"00000\.jsonl: another process is at work on this shard") as met:
+                    await Worker(work, settings(), ScriptedEngine(), prompter).shard(0, asyncio.Semaphore(1))
+                told.append(str(met.value))
+            return await super().generate(requests)
+
+    prompter = make_prompter(settings(), None)
+    work = begin(Path(f"{out}.work"), [corpus], settings(), identity_of([corpus], settings(), "bytes", None))
+    synthesize(settings(), corpus, None, out, engine=Meets())
+    assert told
+    with pytest.raises(UserError, match=r"c\.jsonl\.work: another process has finished this run"):
+        asyncio.run(Worker(work, settings(), ScriptedEngine(), prompter).shard(1, asyncio.Semaphore(1)))
+    assert not work.root.exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("poison", ["t0 ", "t4 ", "t0 t1 t2 "])
+def test_a_shard_all_of_whose_texts_fail_does_not_end_a_run_whose_engine_works(
+    tmp_path: Path, batch_size: int, poison: str
+):
+    write_jsonl(tmp_path / "in.jsonl", [{"id": f"d{i}", "text": f"Text t{i} says little."} for i in range(5)])
+
+    def fail(requests: Sequence[Request]) -> None:
+        if any(request.text.split()[1] in poison.split() for request in requests):
+            raise ValueError("too long")
+
+    options = SynthesizeSettings(engine="rules", shard_documents=1)
+    summary = synthesize(
+        options, tmp_path / "in.jsonl", None, tmp_path / "c", engine=ScriptedEngine(batch_size, before=fail)
+    )
+    assert summary is not None and summary["failed"] == len(poison.split()) == 5 - summary["texts_with_pairs"]
