@@ -10,7 +10,7 @@ piece is counted to verify it: two counts a piece, where a guess is as good as i
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from data_prep.language import language_of
 from data_prep.sentences import character_end, clause_ends, sentence_ends
@@ -43,20 +43,28 @@ def split(
     Raises:
         ValueError: not even one character fits.
     """
+    return list(pieces(text, limit, count, language, most_tokens=most_tokens))
+
+
+def pieces(
+    text: str, limit: int, count: Count, language: str | None = None, *, most_tokens: Count | None = None
+) -> Iterator[tuple[int, int]]:
+    """As `split`, a piece as soon as its end is known: a long text takes seconds."""
     if not text:
-        return []
+        return
     if most_tokens is not None and most_tokens(text) <= limit:
-        return [(0, len(text))]
+        yield 0, len(text)
+        return
     density = _Density(text, limit, count)
     if density.expects_to_fit(len(text)) and density.tokens(0, len(text)) <= limit:
-        return [(0, len(text))]
+        yield 0, len(text)
+        return
     splitter = _Splitter(text, density, language or language_of(text), most_tokens)
-    pieces, start = [], 0
+    start = 0
     while start < len(text):
         end = splitter.end_of_piece(start)
-        pieces.append((start, end))
+        yield start, end
         start = end
-    return pieces
 
 
 class _Density:

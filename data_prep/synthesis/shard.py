@@ -18,7 +18,7 @@ from data_prep.intake import Drop
 from data_prep.readers import write_jsonl
 from data_prep.records import AugmentedText, Document
 from data_prep.settings import SynthesizeSettings
-from data_prep.splitting import split
+from data_prep.splitting import pieces
 from data_prep.synthesis.chains import chain_of, plan_chains
 from data_prep.synthesis.conversation import Conversation
 from data_prep.synthesis.prompts import Prompter
@@ -62,8 +62,9 @@ async def open_shard(work: Work, number: int, settings: SynthesizeSettings, prom
             texts.append(item)
     documents.sort(key=lambda document: (draw(settings.seed, document.id, AXIS), document.id))
     for document in documents:
-        texts += cut(document, prompter)
-        await asyncio.sleep(0)
+        for text in cut(document, prompter):
+            texts.append(text)
+            await asyncio.sleep(0)
     samples = 1 if work.is_retry else settings.samples
     chains = plan_chains(texts, settings.rounds, by_source=settings.pairing == "source", samples=samples)
     counts = Counter(documents=len(documents), texts=len(texts))
@@ -73,7 +74,7 @@ async def open_shard(work: Work, number: int, settings: SynthesizeSettings, prom
 def cut(document: Document, prompter: Prompter) -> Iterator[AugmentedText]:
     """The document, in pieces that fit a prompt."""
     most = prompter.most if prompter.wire.byte_level else None
-    for start, end in split(document.text, prompter.text_limit, prompter.count, most_tokens=most):
+    for start, end in pieces(document.text, prompter.text_limit, prompter.count, most_tokens=most):
         yield AugmentedText(document.id, document.text[start:end], (), start, end, document.source)
 
 

@@ -21,6 +21,7 @@ from data_prep.synthesis import synthesize
 from data_prep.synthesis.engines import Completion, Request, make_engine
 from data_prep.synthesis.executors import make_prompter
 from data_prep.synthesis.identity import identity_of
+from data_prep.synthesis.shard import open_shard
 from data_prep.synthesis.wire import byte_wire
 from data_prep.synthesis.work import begin
 from data_prep.synthesis.worker import Worker
@@ -84,6 +85,7 @@ class Dies(RulesEngine):
             os.kill(os.getpid(), signal.SIGKILL)
         return await super().generate(requests)
 
+from data_prep.synthesis.shard import open_shard
 from data_prep.synthesis.wire import byte_wire
 engine = Dies(count=lambda text: len(byte_wire().encode(text)))
 settings = SynthesizeSettings(engine="rules", shard_documents=5, rounds=3)
@@ -164,3 +166,24 @@ def test_a_shard_all_of_whose_texts_fail_does_not_end_a_run_whose_engine_works(
         options, tmp_path / "in.jsonl", None, tmp_path / "c", engine=ScriptedEngine(batch_size, before=fail)
     )
     assert summary is not None and summary["failed"] == len(poison.split()) == 5 - summary["texts_with_pairs"]
+
+
+def test_others_get_their_turn_while_a_long_document_is_cut(tmp_path: Path):
+    write_jsonl(tmp_path / "in.jsonl", [{"id": "long", "text": "A sentence is here. " * 2000}])
+    options = SynthesizeSettings(engine="rules", max_text_tokens=64)
+    work = begin(tmp_path / "work", [tmp_path / "in.jsonl"], options, {})
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> int:
+        counting = asyncio.create_task(count())
+        shard = await open_shard(work, 0, options, make_prompter(options, None))
+        counting.cancel()
+        return shard.counts["texts"]
+
+    assert asyncio.run(both()) <= turns + 1 > 800
