@@ -44,9 +44,10 @@ def synthesize(
 ) -> dict[str, Any] | None:
     """Synthesizes the documents into chains and returns what the summary says.
 
-    rows read = documents + the sum of dropped; texts = texts_with_pairs + the sum of leftover.  Token counts are of all
-    texts; seconds, new_completion_tokens and tokens_per_second are of this run, a resumed one does not count what it
-    found done.  A run that is done already is left as it is.
+    rows read = documents + documents_left_raw (not among the `settings.documents` chosen) + the sum of dropped;
+    texts = texts_with_pairs + the sum of leftover.  Token counts are of all texts; seconds, new_completion_tokens and
+    tokens_per_second are of this run, a resumed one does not count what it found done.  A run that is done already is
+    left as it is.
 
     Args:
         model: a Hugging Face model directory; its tokenizer encodes the prompts.  None for the engine `rules`.
@@ -72,10 +73,11 @@ def synthesize(
     if not work.plan["documents"]:
         mend = f"give a corpus; which rows, and why: {work.dropped}"
         raise UserError(paths[0], f"there are no documents in it ({_dropped(work)})", mend)
-    meter = Meter(work.plan["documents"], progress)
+    missing = work.missing(shard_index, num_shards)
+    meter = Meter(round(_chosen(work, settings) * len(missing) / work.shards), progress)
     job = Job(work.root, settings, found)
     started = time.perf_counter()
-    run_shards(job, work.missing(shard_index, num_shards), meter, engine, prompter)
+    run_shards(job, missing, meter, engine, prompter)
     spent = {"seconds": time.perf_counter() - started, "new_completion_tokens": meter.counts["new_completion_tokens"]}
     return finish(work, out, identity, spent)
 
@@ -101,6 +103,11 @@ def _done(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         return None
     sweep(work_folder(out))
     return summary
+
+
+def _chosen(work: Work, settings: SynthesizeSettings) -> int:
+    found = int(work.plan["documents"])
+    return min(found, settings.documents or found)
 
 
 def _dropped(work: Work) -> str:

@@ -29,6 +29,7 @@ def merge(work: Work, out: Path, identity: Mapping[str, Any], spent: Mapping[str
     Raises:
         UserError: shards were made by different engines.
     """
+    beside(out, "summary.json").unlink(missing_ok=True)  # that of an earlier run does not vouch for what comes now
     counts, reasons = Counter[str](), {kind: Counter[str]() for kind in ("leftover", "rejected", "dropped")}
     engine: dict[str, Any] | None = None
     with ExitStack() as stack:
@@ -45,6 +46,7 @@ def merge(work: Work, out: Path, identity: Mapping[str, Any], spent: Mapping[str
             streams[kind].write(json_line(row[kind]))
     summary = {
         "documents": counts["documents"],
+        "documents_left_raw": 0 if work.is_retry else work.plan["documents"] - counts["documents"],
         "texts": counts["texts"],
         "texts_with_pairs": counts["texts"] - counts["leftover"],
         "chains": counts["chain"],
