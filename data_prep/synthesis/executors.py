@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-import queue
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from data_prep.errors import UserError
 from data_prep.settings import SynthesizeSettings
@@ -31,6 +32,8 @@ from data_prep.synthesis.worker import Told, Worker
 logger = logging.getLogger(__name__)
 
 TELL_SECONDS: Final = 0.2
+ASKS: Final = None
+"""What a worker says when it wants a shard."""
 
 
 @dataclass(frozen=True)
@@ -102,56 +105,68 @@ def _run_in_processes(job: Job, shards: Sequence[int], told: Told, workers: int)
 
 
 def _one_round(job: Job, shards: Sequence[int], told: Told, workers: int) -> list[str]:
-    """Processes that share the shards, until all have ended; how those ended that died."""
+    """Processes that are given the shards one by one, until all have ended; how those ended that died.
+
+    Each has a pipe of its own: of a queue that they share, one that is killed could keep the lock for ever.
+    """
     context = multiprocessing.get_context("spawn")
-    news: Any = context.Queue()
-    taken = context.Value("q", 0)
-    processes: list[BaseProcess] = [
-        context.Process(target=_process, args=(job, list(shards), taken, news), daemon=True) for _ in range(workers)
-    ]
-    for process in processes:
-        process.start()
+    waiting = iter(shards)
+    links: dict[Connection, BaseProcess] = {}
+    for _ in range(workers):
+        ours, theirs = context.Pipe()
+        links[ours] = context.Process(target=_process, args=(job, theirs), daemon=True)
+        links[ours].start()
+        theirs.close()
+    left = set(links)
     try:
-        while any(process.is_alive() for process in processes):
-            _hear(news, told, wait=TELL_SECONDS)
-        _hear(news, told, wait=0.0)
+        while any(process.is_alive() for process in links.values()):
+            _hear(left, told, waiting, wait=TELL_SECONDS)
+        _hear(left, told, waiting, wait=0.0)
     finally:
-        for process in processes:
+        for link, process in links.items():
             process.terminate()
             process.join()
-    return [f"exit code {process.exitcode}" for process in processes if process.exitcode]
+            link.close()
+    return [f"exit code {process.exitcode}" for process in links.values() if process.exitcode]
 
 
-def _hear(news: Any, told: Told, wait: float) -> None:
-    """All that is in the queue; the first error that a worker met is raised."""
-    try:
-        while True:
-            item = news.get(timeout=wait) if wait else news.get_nowait()
+def _hear(left: set[Connection], told: Told, waiting: Iterator[int], wait: float) -> None:
+    """What workers say, and the next shard to each that asks; the first error that one met is raised.
+
+    A worker that has ended, though within a word, goes out of `left`.
+    """
+    while ready := connection.wait(left, timeout=wait):
+        for link in ready:
+            assert isinstance(link, Connection)
+            try:
+                item = link.recv()
+                if item is ASKS:
+                    link.send(next(waiting, None))
+            except (EOFError, OSError):
+                left.remove(link)
+                continue
             if isinstance(item, BaseException):
                 raise item
-            told(item)
-    except queue.Empty:
-        return
+            if isinstance(item, Counter):
+                told(item)
 
 
-def _process(job: Job, shards: Sequence[int], taken: Any, news: Any) -> None:
-    """A worker process: takes the next shard that no other has taken."""
+def _process(job: Job, link: Connection) -> None:
+    """A worker process: asks for a shard when it has room for one."""
     end_with_parent()
 
     def take() -> int | None:
-        with taken.get_lock():
-            number = taken.value
-            taken.value += 1
-        return shards[number] if number < len(shards) else None
+        link.send(ASKS)
+        shard: int | None = link.recv()
+        return shard
 
-    tell = Teller(news.put)
+    tell = Teller(link.send)
     try:
         asyncio.run(_work(job.worker(tell), take))
     except UserError as error:
-        news.put(error)
+        link.send(error)
     tell.flush()
-    news.close()
-    news.join_thread()
+    link.close()
 
 
 class Teller:

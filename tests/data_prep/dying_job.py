@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_prep.synthesis.engines import Completion, Engine, Request
 from data_prep.synthesis.engines.rules import RulesEngine
-from data_prep.synthesis.executors import Job
+from data_prep.synthesis.executors import Job, Teller
 from data_prep.synthesis.prompts import Prompter
 from data_prep.synthesis.wire import byte_wire
 from data_prep.synthesis.worker import Told, Worker
 
 
 class DyingEngine(RulesEngine):
-    """Dies at its tenth request, unless the file `mark` says that one has died already."""
+    """Dies at its tenth request, unless the file `mark` says that one has died already.
 
-    def __init__(self, mark: Path) -> None:
+    `last` is done just before that.
+    """
+
+    def __init__(self, mark: Path, last: Callable[[], object]) -> None:
         super().__init__(count=lambda text: len(byte_wire().encode(text)))
-        self.mark, self.left = mark, 9
+        self.mark, self.left, self.last = mark, 9, last
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         self.left -= 1
@@ -30,6 +34,7 @@ class DyingEngine(RulesEngine):
             except FileExistsError:
                 pass
             else:
+                self.last()
                 os.kill(os.getpid(), signal.SIGKILL)
         return await super().generate(requests)
 
@@ -38,4 +43,10 @@ class DyingJob(Job):
     """Its workers have that engine; IPT_TEST_DIES_ONCE names the file."""
 
     def worker(self, told: Told, engine: Engine | None = None, prompter: Prompter | None = None) -> Worker:
-        return super().worker(told, DyingEngine(Path(os.environ["IPT_TEST_DIES_ONCE"])), prompter)
+
+        def half_a_word() -> None:
+            """As one that is killed while it speaks: the length of what it would say, and not all of it."""
+            if isinstance(told, Teller):  # and not an actor of Ray, which has no pipe
+                os.write(told._send.__self__.fileno(), struct.pack("!i", 1000) + b"half")  # type: ignore[attr-defined]
+
+        return super().worker(told, DyingEngine(Path(os.environ["IPT_TEST_DIES_ONCE"]), half_a_word), prompter)
