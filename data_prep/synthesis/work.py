@@ -13,7 +13,12 @@ bytes of a result depend on its shard only.  Nothing here holds more than a shar
 
 from __future__ import annotations
 
+import errno
+import glob
+import os
 import shutil
+import socket
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -136,8 +141,7 @@ def begin(root: Path, inputs: Sequence[Path | str], settings: SynthesizeSettings
         found = opened(root)
         differing = [] if found is None else _differing(found.plan["identity"], identity)
         if found is None or (differing and found.is_untouched):
-            shutil.rmtree(root, ignore_errors=True)
-            return Work(root, _fill(root, inputs, settings, identity))
+            return _filled(root, inputs, settings, identity)
     if differing:
         problem = f"was begun with another {', '.join(differing)}"
         raise UserError(root, problem, "give what it was begun with, or remove that folder to begin anew")
@@ -179,6 +183,31 @@ def begin_with_texts(
 
 def _shard_file(root: Path, shard: int) -> Path:
     return root / "documents" / f"{shard:05}.jsonl.zst"
+
+
+def _filled(
+    root: Path, inputs: Sequence[Path | str], settings: SynthesizeSettings, identity: Mapping[str, Any]
+) -> Work:
+    """Fills a folder of this process alone and renames it: where the file system has no locks, several may do so."""
+    prefix = f"{root.name}.filling.{socket.gethostname()}."
+    for path in root.parent.glob(f"{glob.escape(prefix)}*"):
+        if not Path("/proc", path.name.removeprefix(prefix).partition(".")[0]).exists():  # it was killed
+            shutil.rmtree(path, ignore_errors=True)
+    own = root.with_name(f"{prefix}{os.getpid()}.{uuid.uuid4().hex}")
+    try:
+        _fill(own, inputs, settings, identity)
+        found = opened(root)
+        if found is None or _differing(found.plan["identity"], identity):
+            shutil.rmtree(root, ignore_errors=True)
+            own.rename(root)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first, with the same
+            raise
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    found = opened(root)
+    assert found is not None
+    return found
 
 
 def _fill(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,13 @@ import pytest
 from scripted_engine import ScriptedEngine
 
 from data_prep.errors import UserError
+from data_prep.intake import read_placed
 from data_prep.readers import write_jsonl
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import synthesize
 from data_prep.synthesis.estimate import estimate
 from data_prep.synthesis.identity import BLOCK_BYTES, identity_of
+from data_prep.synthesis.work import Work, begin
 
 
 def settings(**values: Any) -> SynthesizeSettings:
@@ -82,3 +87,35 @@ def test_a_kill_while_the_folder_of_a_run_is_removed_leaves_a_run_that_is_done(
     summary = synthesize(settings(), path, None, out)
     assert summary is not None and summary["documents"] == 9 and out.read_bytes() == made
     assert not list(tmp_path.glob("c.jsonl.work*"))
+
+
+def test_tasks_that_begin_at_once_where_there_are_no_locks_have_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    rows = [{"id": f"d{i % 7}", "text": f"Text t{i} says little."} for i in range(9)]
+    write_jsonl(tmp_path / "in.jsonl", rows)
+    options, begun = settings(shard_documents=2, documents=5), []
+
+    def start() -> Work:
+        return begin(tmp_path / "c.work", [tmp_path / "in.jsonl"], options, {"of": "this"})
+
+    def read(*args: Any) -> Iterator[Any]:
+        for number, item in enumerate(read_placed(*args)):
+            if number == 5 and len(begun) < 2:
+                begun.append(None)
+                begun[begun.index(None)] = start()
+            yield item
+
+    monkeypatch.setattr("data_prep.locks.fcntl.flock", refused)
+    monkeypatch.setattr("data_prep.synthesis.work.read_placed", read)
+    dead = tmp_path / f"c.work.filling.{socket.gethostname()}.999999999.x"
+    dead.mkdir()
+    works = [start(), *begun]
+    assert len(works) == 3 and all(work.plan == works[0].plan for work in works)
+    assert works[0].plan["dropped"] == {"duplicate_id": 2} and works[0].plan["documents"] == 7
+    items = [item for shard in range(works[0].shards) for item in works[0].texts_of(shard)]
+    assert sorted(type(item).__name__ for item in items) == ["Document"] * 5 + ["Drop"] * 2
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "c.work"}
