@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.intake.inputs import paths_of
 from data_prep.locks import one_at_a_time
 from data_prep.readers import beside
 from data_prep.settings import SynthesizeSettings
@@ -61,6 +62,7 @@ def synthesize(
     """
     out = Path(out_path)
     paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
+    _check_place(out, paths)
     found = model_of(settings, model)
     if found is None and settings.engine != "rules" and engine is None:
         raise UserError("--model", "no synthesizer is named", "give its directory, or take --engine rules")
@@ -92,6 +94,16 @@ def finish(work: Work, out: Path, identity: dict[str, Any], spent: dict[str, flo
         summary = merge(work, out, identity, spent)
         work.remove()
     return summary
+
+
+def _check_place(out: Path, inputs: Sequence[Path | str]) -> None:
+    if out.is_dir():
+        raise UserError(out, "a folder stands there", "name a file for the chains")
+    for path in (path for given in inputs for path in paths_of(given)):
+        if out.exists() and path.samefile(out):
+            raise UserError(out, "is one of the inputs, which it would replace", "name another file for the chains")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise UserError(out, f"is in {path}, which is read", "name a file outside of it for the chains")
 
 
 def _done(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -123,6 +123,7 @@ async def _measure(
 
     health = Health()
     path = work.root / "sample.jsonl"
+    path.unlink(missing_ok=True)  # of a plan that was killed: what is found in it takes no time
     try:
         with Journal(path, engine.identity) as journal:
             started = time.perf_counter()

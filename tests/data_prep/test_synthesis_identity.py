@@ -119,3 +119,27 @@ def test_tasks_that_begin_at_once_where_there_are_no_locks_have_one_folder(
     items = [item for shard in range(works[0].shards) for item in works[0].texts_of(shard)]
     assert sorted(type(item).__name__ for item in items) == ["Document"] * 5 + ["Drop"] * 2
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "c.work"}
+
+
+def test_an_input_is_not_written_over_and_the_place_of_the_chains_is_looked_at_first(tmp_path: Path):
+    path = corpus(tmp_path / "in" / "a.jsonl", 3)
+    before = path.read_bytes()
+    for given, out, told in (
+        (path, path, "is one of the inputs"),
+        (f"{path.parent}/*.jsonl", path, "is one of the inputs"),
+        (path.parent, path.parent / "c.jsonl", "which is read"),
+        (path, tmp_path / "in", "a folder stands there"),
+    ):
+        with pytest.raises(UserError, match=told):
+            synthesize(settings(), given, None, out)
+    assert path.read_bytes() == before and {each.name for each in tmp_path.rglob("*")} == {"in", "a.jsonl"}
+
+
+def test_what_a_killed_plan_has_left_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, engines = corpus(tmp_path / "in.jsonl", 9), [ScriptedEngine(), ScriptedEngine()]
+    for engine in engines:
+        with monkeypatch.context() as patch:
+            if engine is engines[0]:
+                patch.setattr(Path, "unlink", lambda *_, **__: None)
+            estimate(settings(), [path], None, tmp_path / "c.jsonl", sample=4, engine=engine)
+    assert len(engines[1].requests) == 4
