@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from data_prep.draws import draw
 from data_prep.errors import UserError
@@ -61,7 +62,7 @@ class Prompter:
         """
         opening = self.wire.opening(text.text)
         kept = newest_that_fit(shots, self._room - len(opening))
-        ids = [*self._head, *(token for shot in kept for token in shot), *opening]
+        ids = [*self._head, *chain.from_iterable(kept), *opening]
         request = Request(ids, text.text, self._draw(text), self._draw(first))
         return Prompt(request, opening, len(kept), len(shots) - len(kept))
 

@@ -137,6 +137,7 @@ class Wire:
         self.encode, self.decode, self.name = encode, decode, name
         self.bos_id, self.eos_id, self.byte_level = bos_id, eos_id, byte_level
         self._question = self._ids_of_question()
+        self._stub = self.opening("x")
 
     def _ids_of_question(self) -> list[int]:
         """The ids of a question's tag as they stand after a context, where they stand by themselves there."""
@@ -168,11 +169,10 @@ class Wire:
 
     def closing(self, pairs: Sequence[Pair]) -> list[int]:
         """What follows an opening in an example: the pairs, EOS.  They are encoded as after a context."""
-        stub = self.opening("x")
         ids = [self.bos_id, *self.encode(context_part("x") + pairs_part(pairs))]
-        if ids[: len(stub)] != stub:  # a token straddles the context's end and the first pair
-            ids = [*stub, *self.encode(pairs_part(pairs))]
-        return [*ids[len(stub) :], self.eos_id]
+        if ids[: len(self._stub)] != self._stub:  # a token straddles the context's end and the first pair
+            ids = [*self._stub, *self.encode(pairs_part(pairs))]
+        return [*ids[len(self._stub) :], self.eos_id]
 
     def example(self, text: AugmentedText) -> list[int]:
         """A full example, a shot: BOS, context, pairs, EOS."""

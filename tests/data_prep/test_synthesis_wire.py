@@ -45,6 +45,19 @@ def test_an_example_is_the_papers_format_byte_for_byte(wire: Wire):
     assert shown(wire, wire.opening(text.text)) == "<|im_start|> <CON> Some text. </CON>\n\n"
 
 
+def test_a_shot_s_pairs_are_all_that_is_encoded_for_it():
+    encoded: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        encoded.append(text)
+        return list(text.encode())
+
+    wire = Wire(encode, lambda ids: bytes(ids).decode(), 256, 257, "bytes")
+    encoded.clear()
+    ids = wire.closing((Pair("Q?", "A."),))
+    assert bytes(ids[:-1]).decode() == "<QUE> Q? <ANS> A. </END>" and len(encoded) == 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(text=HOSTILE, question=SPOKEN, answer=SPOKEN)
 def test_a_prompt_is_the_beginning_of_the_example_it_becomes(wire: Wire, text: str, question: str, answer: str):
