@@ -109,7 +109,7 @@ class _FastEncoder:
         self._spec = spec
         self._calls = 0
         self._renew()
-        self._limit = resident_bytes() + RENEW_BYTES  # once: what a renewal leaves behind would raise it each time
+        self._limit = resident_bytes() + RENEW_BYTES
 
     @classmethod
     def load(cls, tokenizer: TextTokenizer) -> _FastEncoder | str:
@@ -126,8 +126,7 @@ class _FastEncoder:
         return made
 
     def encode(self, blobs: Sequence[bytes]) -> Ragged:
-        if resident_bytes() > self._limit:
-            self._renew()
+        self._renew_if_grown()
         assert self._tokenizer is not None
         layout = self._tokenizer.encode_batch(list(blobs), parallel=False).layout
         bounds = np.asarray(layout.offsets.data).astype(np.int64, copy=False)
@@ -135,11 +134,21 @@ class _FastEncoder:
 
     def encode_one(self, blob: bytes) -> np.ndarray:
         self._calls += 1
-        if self._calls % CALLS_A_LOOK == 0 and resident_bytes() > self._limit:
-            self._renew()
+        if self._calls % CALLS_A_LOOK == 0:
+            self._renew_if_grown()
         assert self._tokenizer is not None
         found: np.ndarray = self._tokenizer.encode(blob)
         return found
+
+    def _renew_if_grown(self) -> None:
+        """Renews where the process has grown; where little came back, what grew is another's, and does not count."""
+        grown = resident_bytes()
+        if grown <= self._limit:
+            return
+        self._renew()
+        left = resident_bytes()
+        if grown - left < RENEW_BYTES // 2:  # not each time: what a renewal leaves behind would raise it for ever
+            self._limit = left + RENEW_BYTES
 
     def _renew(self) -> None:
         from gigatoken import Tokenizer

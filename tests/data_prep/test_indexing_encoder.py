@@ -205,3 +205,23 @@ def test_a_grown_cache_is_thrown_away(tokenizer: TextTokenizer, monkeypatch: pyt
     monkeypatch.setattr(encoder_module, "resident_bytes", lambda: 1 << 50)
     assert encode(encoder, HARD) == before
     assert renewed
+
+
+@pytest.mark.parametrize(("freed", "renewals"), [(0, 1), (130 << 20, 5)])
+def test_memory_of_others_is_not_taken_for_the_cache_s(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch, freed: int, renewals: int
+) -> None:
+    """Five looks at a process that has 150 MB more than when it was loaded, and 4 MB more at each look."""
+    encoder = Encoder(tokenizer)
+    held, renewed = [encoder_module.resident_bytes() + (150 << 20)], []
+
+    def renew(_: object) -> None:
+        renewed.append(held[0])
+        held[0] -= freed
+
+    monkeypatch.setattr(encoder_module._FastEncoder, "_renew", renew)
+    monkeypatch.setattr(encoder_module, "resident_bytes", lambda: held[0])
+    for look in range(5):
+        held[0] += (4 << 20) + (freed if look else 0)
+        encode(encoder, HARD)
+    assert len(renewed) == renewals
