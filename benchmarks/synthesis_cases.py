@@ -1,0 +1,57 @@
+"""What synthesis.py measures, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One measurement: `kind` is instant, around or vllm; `settings` are those of `ipt data synthesize`.
+
+    instant: `documents` of 3,000 characters; each turn once with answers at once, and
+    once with answers after four seconds.
+    around: the same with two numbers of documents, by each tokenizer, with each of `limits` as max_text_tokens; a
+    tokenizer that is slow gets a tenth of them.
+    vllm: `documents` of the Wikipedia sample that have between `shortest` and `longest` characters.
+    """
+
+    kind: str
+    documents: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    limits: tuple[int | None, ...] = ()
+    shortest: int = 0
+    longest: int = 0
+    told: str = ""
+
+
+_SMALL: Final = {
+    "rounds": 3,
+    "max_new_tokens": 64,
+    "temperature": 0.0,
+    "demonstrations": "builtin",
+    "dtype": "float32",
+}
+CASES: Final = {
+    "instant": Case("instant", (5000,), told="an engine that answers at once, and one after four seconds"),
+    "around": Case("around", (500, 5000), limits=(512, None), told="text a processor second around the engine"),
+    "vllm": Case(
+        "vllm",
+        (36,),
+        {**_SMALL, "max_model_len": 2048, "concurrency": 12}
+        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 4}},
+        shortest=300,
+        longest=700,
+        told="vLLM, short documents; the prefix cache holds all that is made of them",
+    ),
+    "vllm-cache": Case(
+        "vllm",
+        (24,),
+        {**_SMALL, "max_model_len": 2560, "concurrency": 3}
+        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 3, "num_gpu_blocks_override": 48}},
+        shortest=1200,
+        longest=2000,
+        told="vLLM, longer documents; the prefix cache holds the chains under way, not the corpus",
+    ),
+}

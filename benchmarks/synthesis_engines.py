@@ -1,0 +1,67 @@
+"""Engines that the benchmark of synthesis puts before, or around, the one that is measured."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_prep.synthesis.engines import Completion, Engine, Request
+
+ANSWER_WORDS = 230
+ANSWER_TOKENS = 250
+"""What an answer counts for: a question, an answer of so many words and the tags, a token each."""
+ALL = 10**6
+"""More requests than there are."""
+
+
+class InstantEngine:
+    """Answers each request with one pair, at once, or `latency` seconds after it was asked."""
+
+    batch_size = 1
+
+    def __init__(self, latency: float = 0.0) -> None:
+        self.concurrency = ALL
+        self.identity: Mapping[str, Any] = {"engine": "instant"}
+        self._latency = latency
+        answer = " ".join(["word"] * ANSWER_WORDS)
+        self._text = f"<QUE> What is said of it? <ANS> {answer} </END>"
+
+    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        await asyncio.sleep(self._latency)
+        return [Completion(self._text, "stop", len(request.prompt), ANSWER_TOKENS) for request in requests]
+
+    async def close(self) -> None:
+        """Nothing was started for it."""
+
+
+class Watched:
+    """An engine, with the requests that went out in their order, and the most that were under way at once.
+
+    With `batch_size` over 1 the schedule gives it the requests of a round together: round by round, that is.
+    """
+
+    def __init__(self, engine: Engine, concurrency: int, batch_size: int = 1) -> None:
+        self._engine, self.concurrency, self.batch_size = engine, concurrency, batch_size
+        self.requests: list[Request] = []
+        self.completion_tokens = 0
+        self.most_in_flight = 0
+        self._in_flight = 0
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self._engine.identity
+
+    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        self.requests += requests
+        self._in_flight += len(requests)
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            made = await self._engine.generate(requests)
+        finally:
+            self._in_flight -= len(requests)
+        self.completion_tokens += sum(completion.completion_tokens for completion in made)
+        return made
+
+    async def close(self) -> None:
+        """Who made the engine closes it."""
