@@ -44,10 +44,10 @@ test-ray: $(VENV)/.installed
 	@test -e $(RAY_VENV)/.installed || { $(BIN)/python -m venv --clear $(RAY_VENV) && \
 	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[prep,ray,dev]" && \
 	touch $(RAY_VENV)/.installed; }
-	$(RAY_VENV)/bin/python -m pytest tests/ray
+	$(RAY_VENV)/bin/python -m pytest tests/on_ray
 
 test-vllm: $(VENV)/.installed
-	IPT_VLLM_PYTHON=$(VLLM) $(BIN)/python -m pytest tests/vllm
+	IPT_VLLM_PYTHON=$(VLLM) $(BIN)/python -m pytest tests/on_vllm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -168,11 +168,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for name in {Requirement(line).name for line in wanted} - FOREIGN:
         requires = {"megatron-core": ["torch>=2.6.0", "numpy"], "accelerate": ["torch>=2.0.0"]}.get(name, [])
-        version = build_arguments()["MEGATRON_CORE_VERSION"] if name == "megatron-core" else "99.0"
+        version = build_arguments()["MEGATRON_CORE_VERSION"] if name == "megatron-core" else "9999.0"
         stand_in(folder, name, version, requires)
-    stand_in(folder, "torch", "99.0", ["triton==99.0"])
+    stand_in(folder, "torch", "9999.0", ["triton==9999.0"])
     for name in FOREIGN - {"torch"}:
-        stand_in(folder, name, "99.0")
+        stand_in(folder, name, "9999.0")
     return folder
 
 
@@ -276,7 +276,7 @@ def test_the_images_builds_stay_and_no_other_is_fetched(tmp_path: Path, python: 
     assert image.fetched()["megatron-core"] == "0.19.2"
     told = json.loads((tmp_path / "work" / "versions.json").read_text(encoding="utf-8"))
     assert told["kept"] == {name.replace("_", "-"): version for name, version in IMAGE.items()}
-    assert (told["ngc_tag"], told["packages"]["numpy"]) == ("26.05-py3", "99.0")
+    assert (told["ngc_tag"], told["packages"]["numpy"]) == ("26.05-py3", "9999.0")
     where = image.run("cd / && python -c 'import megatron_ipt; print(megatron_ipt.__path__[0])'")
     assert Path(where.stdout.strip()) == tmp_path / "work" / "megatron_ipt"
     assert (image.venv / "bin" / "ipt").exists()
@@ -299,10 +299,10 @@ def test_an_image_without_triton_gets_the_registrys(tmp_path: Path, python: Path
 def test_a_torch_that_changed_fails_the_build(tmp_path: Path, python: Path, registry: Path) -> None:
     image = Image(tmp_path, python, registry, IMAGE)
     image.build(stop_before=1)
-    image.pip("install", "--no-index", "--no-deps", "--force-reinstall", next(registry.glob("torch-99.0-*.whl")))
+    image.pip("install", "--no-index", "--no-deps", "--force-reinstall", next(registry.glob("torch-9999.0-*.whl")))
     image.pip("uninstall", "--yes", "apex")
     line = refused(image.run(INSTALLS[-1]))
-    assert f"torch {NGC_TORCH} -> 99.0" in line
+    assert f"torch {NGC_TORCH} -> 9999.0" in line
     assert "apex 0.1 -> none" in line
     assert not (tmp_path / "work" / "versions.json").exists()
 
@@ -314,7 +314,7 @@ def test_a_requirement_that_only_another_build_meets_fails_the_build(
     own = tmp_path / "registry"
     shutil.copytree(registry, own)
     stand_in(own, "accelerate", "99.1", [wanted])
-    next(own.glob("accelerate-99.0-*.whl")).unlink()
+    next(own.glob("accelerate-9999.0-*.whl")).unlink()
     image = Image(tmp_path, python, own, {"torch": NGC_TORCH})
     done = image.build()
     assert len(done) == 2
