@@ -44,6 +44,14 @@ def test_mixed_scripts_follow_the_greater_part(text: str, code: str):
     assert language_of(text) == code
 
 
+def test_plain_english_is_told_without_the_model_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr("data_prep.language._by_model", lambda text: asked.append(text) or "asked")
+    assert language_of("The committee met, and the mayor agreed with it.") == "en" and not asked
+    others = [TEXTS["de"], "Dit is de brug van hem of was het in de stad of van de man, and?", "the the the the"]
+    assert [language_of(text) for text in others] == ["asked"] * 3
+
+
 @pytest.mark.parametrize("text", ["", " \n", "12 34 !?", "\U0001f600", "\0", "x"])
 def test_a_text_without_a_language_is_unknown(text: str):
     assert language_of(text) == UNKNOWN
