@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Self
@@ -62,7 +61,7 @@ class Journal:
 
     def add(self, entries: Iterable[tuple[Request, Completion]]) -> None:
         """Writes completions down; those that are found later are the ones of an earlier run."""
-        rows = [orjson.dumps({"key": self.key(request), **asdict(made)}) + b"\n" for request, made in entries]
+        rows = [orjson.dumps({"key": self.key(request), **made.to_json()}) + b"\n" for request, made in entries]
         try:
             left = memoryview(b"".join(rows))
             while left:  # a disk that gets full takes a part

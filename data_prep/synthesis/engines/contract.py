@@ -40,6 +40,9 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
 
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 class Engine(Protocol):
     """A generator of completions; `batch_size` requests go into a call, `concurrency` calls are under way at once."""
