@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
+
 from data_prep.draws import draw
 from data_prep.errors import UserError
 from data_prep.records import AugmentedText
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.engines import Request
-from data_prep.synthesis.wire import Wire, context_part
+from data_prep.synthesis.wire import Ids, Wire, context_part
 
 # Below this there is no room to show a text worth asking about [tokens].
 SMALLEST_TEXT_ROOM = 64
@@ -46,10 +48,28 @@ class Prompter:
             problem = f"{self._room} tokens are left for a text after {shown}"
             raise UserError("max_model_len", problem, "raise it, or lower max_new_tokens, or show fewer demonstrations")
         self.text_limit = min(self._room, settings.max_text_tokens or self._room)
+        self._counted: dict[str, Ids] = {}
+        self._kept: dict[str, Ids] = {}
 
     def count(self, text: str) -> int:
         """Tokens that a text takes in a prompt."""
-        return len(self.wire.opening(text))
+        return len(self._ids(text)) + 1
+
+    def token_ends(self, text: str) -> Sequence[int] | None:
+        """Characters behind which the tokens of a text end, where the tokenizer tells (`Wire.token_ends`)."""
+        ends = self.wire.token_ends(text, self._ids(text))
+        return None if ends is None else ends.tolist()
+
+    def keep(self, text: str) -> None:
+        """What was counted of a text that will be asked about is kept until then; all else is forgotten."""
+        if text in self._counted:
+            self._kept[text] = self._counted[text].astype(np.uint32)  # a copy: it may be a part of more
+        self._counted = {"": self._ids("")}
+
+    def _ids(self, text: str) -> Ids:
+        if text not in self._counted:
+            self._counted[text] = self.wire.context_ids(text)
+        return self._counted[text]
 
     def most(self, text: str) -> int:
         """What `count` does not exceed: a byte a token, and BOS."""
@@ -60,7 +80,9 @@ class Prompter:
 
         `first` is the text that the chain begins with.
         """
-        opening = self.wire.opening(text.text)
+        known = self._kept.pop(text.text, None)
+        ids_of_text = self.wire.context_ids(text.text) if known is None else known
+        opening = [self.wire.bos_id, *ids_of_text.tolist()]
         kept = newest_that_fit(shots, self._room - len(opening))
         ids = [*self._head, *chain.from_iterable(kept), *opening]
         request = Request(ids, text.text, self._draw(text), self._draw(first))

@@ -73,9 +73,12 @@ async def open_shard(work: Work, number: int, settings: SynthesizeSettings, prom
 
 def cut(document: Document, prompter: Prompter) -> Iterator[AugmentedText]:
     """The document, in pieces that fit a prompt."""
-    most = prompter.most if prompter.wire.byte_level else None
-    for start, end in pieces(document.text, prompter.text_limit, prompter.count, most_tokens=most):
-        yield AugmentedText(document.id, document.text[start:end], (), start, end, document.source)
+    most, ends = (prompter.most, prompter.token_ends) if prompter.wire.byte_level else (None, None)
+    limit = prompter.text_limit
+    for start, end in pieces(document.text, limit, prompter.count, most_tokens=most, token_ends=ends):
+        text = document.text[start:end]
+        prompter.keep(text)
+        yield AugmentedText(document.id, text, (), start, end, document.source)
 
 
 def write_result(work: Work, shard: Shard, identity: Mapping[str, Any]) -> Counter[str]:

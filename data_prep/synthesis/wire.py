@@ -15,15 +15,21 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from data_prep.errors import UserError
 from data_prep.records import AugmentedText, Pair
 
+Ids = NDArray[np.integer[Any]]
+
 THINK_LINE = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is "
 
+_CONTEXT_BEGINS = " <CON> "
 _TAG = re.compile(r"<(\\*)(/?(?:CON|QUE|ANS|END))>")
 _ESCAPED_TAG = re.compile(r"<\\(\\*)(/?(?:CON|QUE|ANS|END))>")
 _OPTIONS = re.compile(r"\nOptions:((?:\n- [^\n]+){2,})$")
@@ -50,7 +56,7 @@ def unescape(text: str) -> str:
 
 def context_part(text: str) -> str:
     """What stands between BOS and the pairs."""
-    return f" <CON> {escape(text)} </CON>\n\n"
+    return f"{_CONTEXT_BEGINS}{escape(text)} </CON>\n\n"
 
 
 def pairs_part(pairs: Sequence[Pair]) -> str:
@@ -121,23 +127,37 @@ class Wire:
         decode: the text of ids.
         bos_id, eos_id: what `<s>` and `</s>` of the paper are here.
         name: which tokenizer it is; two of one name encode alike.
-        byte_level: a token is at least one byte of the text, so that the bytes bound the tokens.
+        token_bytes: bytes of the text that each id stands for, where each stands for one at least (byte-level BPE), so
+            that the bytes of a text bound its tokens; None where it is not so.
     """
 
     def __init__(
         self,
-        encode: Callable[[str], list[int]],
+        encode: Callable[[str], Sequence[int] | Ids],
         decode: Callable[[Sequence[int]], str],
         bos_id: int,
         eos_id: int,
         name: str,
         *,
-        byte_level: bool = False,
+        token_bytes: Ids | None = None,
     ) -> None:
-        self.encode, self.decode, self.name = encode, decode, name
-        self.bos_id, self.eos_id, self.byte_level = bos_id, eos_id, byte_level
+        self._encode, self.decode, self.name = encode, decode, name
+        self.bos_id, self.eos_id, self._token_bytes = bos_id, eos_id, token_bytes
         self._question = self._ids_of_question()
         self._stub = self.opening("x")
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether a token is at least one byte of the text."""
+        return self._token_bytes is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ordinary text, without BOS and EOS."""
+        found: list[int] = self._ids(text).tolist()
+        return found
+
+    def _ids(self, text: str) -> Ids:
+        return np.asarray(self._encode(text), np.uint32)
 
     def _ids_of_question(self) -> list[int]:
         """The ids of a question's tag as they stand after a context, where they stand by themselves there."""
@@ -155,17 +175,38 @@ class Wire:
         return 0
 
     def opening(self, text: str) -> list[int]:
-        """An example up to where its first pair begins.
+        """An example up to where its first pair begins: BOS, context."""
+        return [self.bos_id, *self.context_ids(text).tolist()]
 
-        These ids are a prefix of `example`'s: a tokenizer that merges the line ends differently
-        before a tag than at the end of a text would otherwise show the model one thing and ask
-        it to go on from another.
+    def context_ids(self, text: str) -> Ids:
+        """The ids of an opening behind its BOS.
+
+        They are a prefix of `example`'s: a tokenizer that merges the line ends differently before a tag than at the
+        end of a text would otherwise show the model one thing and ask it to go on from another.
         """
         context = context_part(text)
-        ids = self.encode(context + "<QUE>")
+        ids = self._ids(context + "<QUE>")
         length = len(self._question)
-        cut = len(ids) - length if ids[-length:] == self._question else self._before_question(ids)
-        return [self.bos_id, *(ids[:cut] if cut else self.encode(context))]
+        if length and ids[-length:].tolist() == self._question:
+            return ids[:-length]
+        cut = self._before_question(ids.tolist())
+        return ids[:cut] if cut else self._ids(context)
+
+    def token_ends(self, text: str, context_ids: Ids) -> Ids | None:
+        """Characters of a text behind which its tokens end, rising; None where the tokenizer or an escape hides them.
+
+        A token that ends within a character ends behind it.
+        """
+        if self._token_bytes is None or escape(text) != text:
+            return None
+        content = np.frombuffer(text.encode(), np.uint8)
+        ends = np.cumsum(self._token_bytes[context_ids]) - len(_CONTEXT_BEGINS)
+        ends = ends[(ends > 0) & (ends <= len(content))]
+        if len(content) == len(text):
+            return ends
+        begins = (content & 0xC0) != 0x80  # the first byte of a character in UTF-8 (RFC 3629)
+        characters: Ids = np.cumsum(begins)[ends - 1]
+        return characters
 
     def closing(self, pairs: Sequence[Pair]) -> list[int]:
         """What follows an opening in an example: the pairs, EOS.  They are encoded as after a context."""
@@ -200,19 +241,24 @@ def load_wire(model: Path | str) -> Wire:
     encoder, plain = Encoder(tokenizer), tokenizer.encoder
     names = {str(plain.id_to_token(number)): name for name, number in tokenizer.control.items()}
 
-    def encode(text: str) -> list[int]:
-        found: list[int] = encoder.encode_one(text).tolist()
-        return found
-
     def decode(ids: Sequence[int]) -> str:
         text: str = plain.decode(ids, skip_special_tokens=False)
         for renamed, name in names.items() if "\U0010ffff" in text else ():
             text = text.replace(renamed, name)
         return text
 
-    spec = orjson.loads(tokenizer.spec)
-    byte_level = not spec.get("normalizer") and b'"ByteLevel"' in orjson.dumps(spec.get("pre_tokenizer"))
-    return Wire(encode, decode, bos_id, eos_id, tokenizer.identity.fingerprint, byte_level=byte_level)
+    name, lengths = tokenizer.identity.fingerprint, _token_bytes(orjson.loads(tokenizer.spec))
+    return Wire(encoder.encode_one, decode, bos_id, eos_id, name, token_bytes=lengths)
+
+
+def _token_bytes(spec: dict[str, Any]) -> Ids | None:
+    """Bytes that each id stands for, by a tokenizer.json; None unless it is byte-level without a normalizer."""
+    if spec.get("normalizer") or b'"ByteLevel"' not in orjson.dumps(spec.get("pre_tokenizer")):
+        return None
+    vocabulary: dict[str, int] = spec["model"]["vocab"]  # a character a byte, as ByteLevel spells them
+    lengths = np.ones(max(vocabulary.values()) + 1, np.int64)
+    lengths[list(vocabulary.values())] = [len(token) for token in vocabulary]
+    return lengths
 
 
 def byte_wire() -> Wire:
@@ -221,4 +267,7 @@ def byte_wire() -> Wire:
     def decode(ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
 
-    return Wire(lambda text: list(text.encode()), decode, 256, 257, "bytes", byte_level=True)
+    def encode(text: str) -> Ids:
+        return np.frombuffer(text.encode(), np.uint8)
+
+    return Wire(encode, decode, 256, 257, "bytes", token_bytes=np.ones(256, np.int64))

@@ -44,6 +44,23 @@ def test_counts_are_few_for_a_long_text():
     assert sum(calls) < 20 * len(text)
 
 
+def test_where_tokens_end_saves_most_of_the_counts():
+    """Looked at are a probe, a tenth more than each piece, and each piece once: the last one is one of those."""
+    looked_at: dict[str, int] = {}
+
+    def token_ends(text: str) -> range:
+        looked_at[text] = len(text)
+        return range(4, len(text) + 1, 4)
+
+    def count(text: str) -> int:
+        return len(token_ends(text))
+
+    text = "This is one of very many sentences here. " * 73
+    pieces = split(text, 505, count, token_ends=token_ends)
+    assert len(pieces) == 2 and sum(looked_at.values()) < 2.1 * len(text)
+    assert pieces == split(text, 505, count)
+
+
 def test_a_limit_that_nothing_fits_is_an_error_and_no_text_no_pieces():
     assert split("", 5, len) == []
     with pytest.raises(ValueError, match="not even one character"):

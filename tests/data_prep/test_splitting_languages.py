@@ -108,12 +108,21 @@ ANY_TEXT = st.text(alphabet=st.sampled_from(MIXED), max_size=80) | st.text(max_s
 
 
 @settings(max_examples=300, deadline=None)
-@given(ANY_TEXT, st.integers(1, 12), st.sampled_from(["en", "de", "zh", "und", "fr"]), st.booleans())
-@example("\u1100\u1161 a", 1, "en", True)
-def test_characters_that_fit_are_never_cut(text: str, limit: int, language: str, has_bound: bool):
-    """Oracle: the regex library's grapheme clusters."""
+@given(
+    ANY_TEXT,
+    st.integers(1, 12),
+    st.sampled_from(["en", "de", "zh", "und", "fr"]),
+    st.booleans(),
+    st.lists(st.integers(0, 90), max_size=30).map(sorted) | st.none(),
+)
+@example("\u1100\u1161 a", 1, "en", True, None)
+def test_characters_that_fit_are_never_cut(
+    text: str, limit: int, language: str, has_bound: bool, told: list[int] | None
+):
+    """Whatever is told of where tokens end.  Oracle: the regex library's grapheme clusters."""
     clusters = [match.span() for match in regex.finditer(r"\X", text)]
-    pieces = split(text, limit, len, language, most_tokens=len if has_bound else None)
+    bound = len if has_bound else None
+    pieces = split(text, limit, len, language, most_tokens=bound, token_ends=lambda part: told)
     assert "".join(text[start:end] for start, end in pieces) == text
     assert all(0 < end - start <= limit for start, end in pieces)
     for _, end in pieces:
@@ -123,10 +132,15 @@ def test_characters_that_fit_are_never_cut(text: str, limit: int, language: str,
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from([part for case in ENGLISH + GERMAN for part in case]), max_size=30), st.integers(20, 900)
+    st.lists(st.sampled_from([part for case in ENGLISH + GERMAN for part in case]), max_size=30),
+    st.integers(20, 900),
+    st.booleans(),
 )
-def test_each_piece_reaches_as_far_as_it_can(parts: list[str], limit: int):
+def test_each_piece_reaches_as_far_as_it_can(parts: list[str], limit: int, has_ends: bool):
     """Oracle: the farthest sentence end that fits, of all of them tried one by one; some sentences are denser."""
+
+    def token_ends(part: str) -> list[int]:
+        return [end for end, character in enumerate(part, 1) for _ in range(10 if character == "e" else 1)]
 
     def count(text: str) -> int:
         return len(text) + 9 * text.count("e") + 3
@@ -134,7 +148,7 @@ def test_each_piece_reaches_as_far_as_it_can(parts: list[str], limit: int):
     text = " ".join(part.strip() for part in parts)
     ends = list(sentence_ends(text, "de"))
     start = 0
-    for begin, end in split(text, limit, count, "de"):
+    for begin, end in split(text, limit, count, "de", token_ends=token_ends if has_ends else None):
         assert begin == start
         fitting = [each for each in ends if start < each and count(text[start:each]) <= limit]
         if fitting:

@@ -202,6 +202,9 @@ def test_long_documents_come_in_pieces_that_fit_and_the_oldest_shots_go(tmp_path
     assert summary is not None
     assert max(len(request.prompt) for request in engine.requests) <= 3000 - 50
     assert summary["texts"] > 4 and summary["shots_dropped"] > 0
+    for request in engine.requests:
+        opening = WIRE.opening(request.text)
+        assert list(request.prompt[-len(opening) :]) == opening  # though it was encoded to be counted, not for this
     pieces = [text for chain in chains(tmp_path / "c.jsonl") for text in chain.texts]
     for row in rows:
         own = sorted((text for text in pieces if text.document_id == row["id"]), key=lambda text: text.start)

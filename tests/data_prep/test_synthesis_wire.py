@@ -1,8 +1,9 @@
 """The wire format: byte-exact, not to be forged, and every rejection counted."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from data_prep.fetch import fetch_model
 from data_prep.records import AugmentedText, Pair
@@ -66,6 +67,27 @@ def test_a_prompt_is_the_beginning_of_the_example_it_becomes(wire: Wire, text: s
     assert example[: len(opening)] == opening
     assert shown(wire, opening[1:]) == context_part(text)
     assert example.count(wire.bos_id) == 1 and example.count(wire.eos_id) == 1
+
+
+@pytest.fixture(scope="module")
+def library() -> Tokenizer:
+    return Tokenizer.from_file(str(fetch_model("smollm2-135m-instruct") / "tokenizer.json"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(CHARACTERS, max_size=60) | st.sampled_from(["", " x ", "Zwölf Boxkämpfer, 数据需要清洗。 a  b\n\n c"]))
+def test_tokens_end_where_the_library_says(wire: Wire, library: Tokenizer, text: str):
+    """Oracle: the offsets of the tokenizers library, in characters of the context."""
+    assume("<|" not in text)  # the library would take it for one of its own tokens
+    inside = [end - len(" <CON> ") for _, end in library.encode(context_part(text), add_special_tokens=False).offsets]
+    found = wire.token_ends(text, wire.context_ids(text))
+    if escape(text) != text:
+        assert found is None
+    else:
+        # a token that straddles the end of the text may, or may not, be said to end with it
+        assert found is not None and set(found.tolist()) ^ {end for end in inside if 0 < end <= len(text)} <= {
+            len(text)
+        }
 
 
 @given(HOSTILE)
