@@ -18,7 +18,7 @@ from typing import Any, Final
 from data_prep.errors import UserError
 from data_prep.synthesis.conversation import words
 from data_prep.synthesis.executors import Job
-from data_prep.synthesis.worker import Told, Worker
+from data_prep.synthesis.worker import Told, Worker, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,17 @@ class ShardActor:
         self._one_at_a_time = asyncio.Lock()
 
     async def work_off(self, shard: int) -> Counter[str]:
-        """All of a shard; what has been done since the last answer."""
-        if self._worker.engine.batch_size > 1:  # batches of one shard at a time
-            async with self._one_at_a_time:
+        """All of a shard; what has been done since the last answer.
+
+        Raises:
+            UserError: the engine does not work at all; the shard stays in its journal.
+        """
+        with unwrapped():
+            if self._worker.engine.batch_size > 1:  # batches of one shard at a time
+                async with self._one_at_a_time:
+                    await self._worker.shard(shard, self._slots)
+            else:
                 await self._worker.shard(shard, self._slots)
-        else:
-            await self._worker.shard(shard, self._slots)
         told = Counter(self._told)
         self._told.clear()
         return told

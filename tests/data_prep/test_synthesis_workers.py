@@ -19,8 +19,9 @@ from data_prep.readers import read_jsonl, write_jsonl
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import synthesize
 from data_prep.synthesis.engines import Completion, Request, make_engine
-from data_prep.synthesis.executors import make_prompter
+from data_prep.synthesis.executors import Job, make_prompter
 from data_prep.synthesis.identity import identity_of
+from data_prep.synthesis.ray_executor import ShardActor
 from data_prep.synthesis.shard import open_shard
 from data_prep.synthesis.wire import byte_wire
 from data_prep.synthesis.work import begin
@@ -127,6 +128,21 @@ def test_an_engine_that_cannot_be_made_is_one_line_from_any_worker(tmp_path: Pat
         synthesize(options, corpus, None, tmp_path / "c.jsonl")
     with pytest.raises(UserError, match=r"--model"):
         make_engine(options, None, byte_wire())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_actor_of_ray_tells_of_a_dead_engine_in_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+):
+    def fail(_: Sequence[Request]) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr("data_prep.synthesis.schedule.MOST_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr("data_prep.synthesis.executors.make_engine", lambda *_: ScriptedEngine(batch_size, before=fail))
+    write_jsonl(tmp_path / "in.jsonl", [{"id": f"d{i}", "text": f"Text t{i} says little."} for i in range(9)])
+    work = begin(tmp_path / "work", [tmp_path / "in.jsonl"], settings(), {})
+    with pytest.raises(UserError, match=r"it failed on 3 texts in a row \(ConnectionError: gone\)"):
+        asyncio.run(ShardActor(Job(work.root, settings(), None)).work_off(0))
 
 
 def test_two_runs_at_once_do_not_work_on_one_shard(tmp_path: Path, corpus: Path, whole: dict[str, bytes]):
