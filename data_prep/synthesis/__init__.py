@@ -63,9 +63,7 @@ def synthesize(
     out = Path(out_path)
     paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
     _check_place(out, paths)
-    found = model_of(settings, model)
-    if found is None and settings.engine != "rules" and engine is None:
-        raise UserError("--model", "no synthesizer is named", "give its directory, or take --engine rules")
+    found = model_of(settings, model, engine)
     prompter = make_prompter(settings, found)
     identity = identity_of(paths, settings, prompter.wire.name, found)
     done = _done(out, identity)

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import orjson
@@ -35,7 +35,6 @@ from data_prep.synthesis.schedule import Health, Schedule, run_chains
 from data_prep.synthesis.shard import cut
 from data_prep.synthesis.work import AXIS, Work, begin, work_folder
 
-GPUS_SHARED: Final = ("vllm",)
 FIGURES: Final = ("texts", "prompt_tokens", "completion_tokens", "pairs", "bytes")
 
 
@@ -51,10 +50,6 @@ class Estimate:
     rate: float
     hours: float
     gpu_hours: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        names = ("documents", "rows", "dropped", "sampled", "figures", "rate", "hours", "gpu_hours")
-        return {name: getattr(self, name) for name in names}
 
 
 def estimate(
@@ -73,9 +68,9 @@ def estimate(
         rate: completion tokens that an engine makes in a second, where it is known better.
 
     Raises:
-        UserError: no documents, or the engine fails on all of the sample.
+        UserError: no documents, no synthesizer, or the engine fails on all of the sample.
     """
-    model = model_of(settings, model)
+    model = model_of(settings, model, engine)
     prompter = make_prompter(settings, model)
     identity = identity_of(inputs, settings, prompter.wire.name, model)
     work = begin(work_folder(out), inputs, settings, identity)
@@ -89,7 +84,7 @@ def estimate(
     tokens = sum(row["completion_tokens"] for row in measured)
     found = rate or tokens / seconds
     hours = figures["completion_tokens"][0] / found / 3600 if found else 0.0
-    gpus = hours * settings.tensor_parallel_size if settings.engine in GPUS_SHARED else None
+    gpus = hours * settings.tensor_parallel_size if settings.engine == "vllm" else None
     plan = work.plan
     return Estimate(total, plan["rows"], plan["dropped"], len(documents), figures, found, hours, gpus)
 

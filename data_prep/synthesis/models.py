@@ -8,6 +8,7 @@ from typing import Final
 
 from data_prep.errors import UserError
 from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.engines import Engine
 
 PAPER: Final = Path("instruction-pretrain/instruction-synthesizer")
 """The authors' public synthesizer: Mistral-7B-v0.1, tuned on their collection (arXiv 2406.14491, section 2)."""
@@ -17,14 +18,18 @@ _TOKENIZER = ("*.json", "tokenizer*", "*.model")
 _WEIGHTS = (*_TOKENIZER, "*.safetensors")
 
 
-def model_of(settings: SynthesizeSettings, model: Path | str | None) -> Path | None:
+def model_of(settings: SynthesizeSettings, model: Path | str | None, engine: Engine | None = None) -> Path | None:
     """The files of the model that is named, or of the preset; of one that a server has, its tokenizer alone.
 
+    None where none is named and none is needed: by the rules, or an `engine` that is there already.
+
     Raises:
-        UserError: it is neither a path nor to be had from the hub.
+        UserError: none is named, or it is neither a path nor to be had from the hub.
     """
     if model is None and settings.preset == "paper":
         model = PAPER
+    if model is None and settings.engine != "rules" and engine is None:
+        raise UserError("--model", "no synthesizer is named", "give its directory, or take --engine rules")
     return local_model(model, weights=settings.engine != "server")
 
 

@@ -44,12 +44,12 @@ def retry_failed(
     One process at a time does it; a killed one is gone on with.
 
     Raises:
-        UserError: there is no such run, or none of its texts failed; the engine does not work at all.
+        UserError: there is no such run, or none of its texts failed; no synthesizer, or one that does not work at all.
     """
     if settle(out):
         return _summary(out)
     with one_at_a_time(beside(out, "retry.lock")):
-        _ask(settings, model_of(settings, model), out, progress, engine)
+        _ask(settings, model_of(settings, model, engine), out, progress, engine)
     settle(out)
     return _summary(out)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from data_prep.errors import UserError
+from data_prep.readers import write_jsonl
 from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis import retry_failed, synthesize
+from data_prep.synthesis.engines import Request
+from data_prep.synthesis.estimate import estimate
 from data_prep.synthesis.models import model_of
 
 
@@ -23,7 +29,8 @@ def test_the_preset_is_the_authors_model_where_none_is_named(tmp_path: Path, mon
     assert model_of(SynthesizeSettings(preset="paper"), None) == tmp_path
     assert model_of(SynthesizeSettings(preset="paper", engine="server"), None) == tmp_path
     assert model_of(SynthesizeSettings(preset="paper"), tmp_path / "own") == tmp_path / "own"
-    assert model_of(SynthesizeSettings(), None) is None
+    assert model_of(SynthesizeSettings(engine="rules"), None) is None
+    assert model_of(SynthesizeSettings(), None, ScriptedEngine()) is None
     assert model_of(SynthesizeSettings(), "owner/name") == tmp_path
     paper = "instruction-pretrain/instruction-synthesizer"
     assert asked == [(paper, True), (paper, False), ("owner/name", True)]
@@ -42,3 +49,27 @@ def test_a_model_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(UserError, match=r"owner/name: no such folder, and .* \(OSError: no route to host\); give"):
         model_of(SynthesizeSettings(), "owner/name")
+
+
+@pytest.mark.parametrize("engine", ["transformers", "server", "vllm"])
+def test_no_synthesizer_is_told_before_anything_is_read(tmp_path: Path, engine: Any) -> None:
+    """Whatever the verb: nothing is written, and what a run has made stays as it is."""
+
+    def fail(requests: Sequence[Request]) -> None:
+        if "t0" in requests[0].text:
+            raise ValueError("too long")
+
+    path, out = tmp_path / "in.jsonl", tmp_path / "c.jsonl"
+    write_jsonl(path, [{"id": f"d{i}", "text": f"Text t{i} says little."} for i in range(3)])
+    synthesize(SynthesizeSettings(engine=engine), path, None, out, engine=ScriptedEngine(before=fail))
+    before = sorted(tmp_path.iterdir())
+    settings = SynthesizeSettings(engine=engine)
+    verbs: tuple[Callable[[], Any], ...] = (
+        lambda: synthesize(settings, path, None, tmp_path / "other.jsonl"),
+        lambda: estimate(settings, [path], None, tmp_path / "other.jsonl"),
+        lambda: retry_failed(settings, None, out),
+    )
+    for verb in verbs:
+        with pytest.raises(UserError, match=r"^--model: no synthesizer is named; give its directory"):
+            verb()
+    assert sorted(tmp_path.iterdir()) == before
