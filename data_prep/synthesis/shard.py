@@ -102,8 +102,9 @@ def _rows(conversations: Sequence[Conversation]) -> Iterator[Row]:
             reason = each.reason(number)
             if number in each.failed:
                 yield {"failed": {**text.to_json(), "reason": reason}}
-            if not text.pairs and _place(text) not in with_pairs | left:
-                left.add(_place(text))
+            place = _place(text)
+            if not text.pairs and place not in with_pairs and place not in left:
+                left.add(place)
                 yield {"leftover": {**text.to_json(), "reason": reason}}
             for item in each.rejected.get(number, ()):
                 where = {"document_id": text.document_id, "start": text.start}
