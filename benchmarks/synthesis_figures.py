@@ -11,7 +11,6 @@ from training_figures import interval, verdict
 Measured = Mapping[str, Any]
 
 TOKENS_GOAL: Final = 50_000
-CHAINS_GOAL: Final = 2_000
 MEGABYTES_GOAL: Final = 3.0
 BARE_GOAL: Final = 0.95
 ROUNDS_GOAL: Final = 1.3
