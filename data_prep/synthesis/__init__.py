@@ -23,7 +23,7 @@ from data_prep.readers import beside
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, make_prompter, run_shards
-from data_prep.synthesis.identity import identity_of
+from data_prep.synthesis.identity import differing, identity_of
 from data_prep.synthesis.merge import merge, path_of, read_summary
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback, SynthesisProgress, progress_bar
@@ -42,6 +42,7 @@ def synthesize(
     engine: Engine | None = None,
     shard_index: int = 0,
     num_shards: int = 1,
+    replace: bool = False,
 ) -> dict[str, Any] | None:
     """Synthesizes the documents into chains and returns what the summary says.
 
@@ -56,17 +57,19 @@ def synthesize(
         engine: generates in place of the one that `settings.engine` names, in this process.
         shard_index, num_shards: this process does each `num_shards`-th shard alone (a Slurm array's task); the one
             that finds all shards done writes the files, the others return None.
+        replace: a finished `out_path` that was made of something else is made anew, not refused.
 
     Raises:
-        UserError: bad inputs, model or settings; an engine that does not work at all.
+        UserError: bad inputs, model or settings; an engine that does not work at all; a run, finished or on its way,
+            of other inputs, settings, model or rules.
     """
     out = Path(out_path)
     paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
     _check_place(out, paths)
     found = model_of(settings, model, engine)
     prompter = make_prompter(settings, found)
-    identity = identity_of(paths, settings, prompter.wire.name, found)
-    done = _done(out, identity)
+    identity = identity_of(paths, settings, prompter.wire.name, found, engine)
+    done = _done(out, identity, replace)
     if done is not None:
         return done
     work = begin(work_folder(out), paths, settings, identity)
@@ -104,12 +107,21 @@ def _check_place(out: Path, inputs: Sequence[Path | str]) -> None:
             raise UserError(out, f"is in {path}, which is read", "name a file outside of it for the chains")
 
 
-def _done(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary of a run that made `out` of just this, if there was one."""
+def _done(out: Path, identity: dict[str, Any], replace: bool) -> dict[str, Any] | None:
+    """The summary of a run that made `out` of just this, if there was one.
+
+    Raises:
+        UserError: it was made of something else, and is not to be replaced.
+    """
     settle(out)
     summary = read_summary(out)
-    same = summary is not None and summary.get("made_of") == identity and not work_folder(out).exists()
-    if not same or not path_of(out, "chain").exists():
+    if summary is None or not path_of(out, "chain").exists():
+        return None
+    unlike = differing(summary.get("made_of", {}), identity)
+    if unlike and not replace:
+        problem = f"is finished, and was made with another {', '.join(unlike)}"
+        raise UserError(out, problem, "name another file, or remove this one to make it anew")
+    if unlike or work_folder(out).exists():
         return None
     sweep(work_folder(out))
     return summary

@@ -25,7 +25,7 @@ def load_demonstrations(path: Path | str | None) -> list[AugmentedText]:
     """
     if path is None:
         return []
-    chosen = BUILTIN if str(path) == "builtin" else Path(path)
+    chosen = file_of(path)
     demonstrations = []
     for number, row in enumerate(read_jsonl(chosen), 1):
         try:
@@ -38,3 +38,8 @@ def load_demonstrations(path: Path | str | None) -> list[AugmentedText]:
             raise UserError(f"{chosen}:{number}", "a demonstration needs a text and at least one pair", "add them")
         demonstrations.append(demonstration)
     return demonstrations
+
+
+def file_of(path: Path | str) -> Path:
+    """The file that is meant."""
+    return BUILTIN if str(path) == "builtin" else Path(path)

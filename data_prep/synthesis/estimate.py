@@ -72,7 +72,7 @@ def estimate(
     """
     model = model_of(settings, model, engine)
     prompter = make_prompter(settings, model)
-    identity = identity_of(inputs, settings, prompter.wire.name, model)
+    identity = identity_of(inputs, settings, prompter.wire.name, model, engine)
     work = begin(work_folder(out), inputs, settings, identity)
     documents = _sample(work, settings, sample)
     if not documents:

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import xxhash
 
 from data_prep.intake.inputs import paths_of, spelled
 from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.demonstrations import file_of
+from data_prep.synthesis.engines import Engine, flat, state_of
 
 EXECUTION: Final = frozenset(
-    {"workers", "executor", "gpus_per_worker", "concurrency", "tensor_parallel_size", "engine_args"}
+    {"workers", "executor", "gpus_per_worker", "concurrency", "tensor_parallel_size", "engine_args", "preset"}
     | {"server_urls", "server_key", "request_timeout", "request_retries"}
 )
-"""Settings of how a run is made; all others decide what it makes, and stay as they are while a run is on its way."""
+"""Settings of how a run is made, or (preset, engine_args) told by what they come to; all others decide what it makes,
+and stay as they are while a run is on its way."""
 BLOCKS: Final = 16
 BLOCK_BYTES: Final = 1 << 18
 
 
 def identity_of(
-    inputs: Sequence[Path | str], settings: SynthesizeSettings, tokenizer: str, model: Path | None
+    inputs: Sequence[Path | str],
+    settings: SynthesizeSettings,
+    tokenizer: str,
+    model: Path | None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
-    """What decides the bytes of a run, but for the engine's own identity: settings, inputs, tokenizer, model."""
+    """What decides the bytes of a run: settings, inputs, tokenizer, model, and what else the engine answers by.
+
+    `engine` is there already, in place of that of the settings.  JSON values, as they come back from a file.
+    """
     content = settings.model_dump(mode="json", exclude=set(EXECUTION))
-    shown = settings.demonstrations
-    if shown is not None and shown.is_file():
-        content["demonstrations"] = xxhash.xxh3_128_hexdigest(shown.read_bytes())
+    if settings.demonstrations is not None:
+        content["demonstrations"] = xxhash.xxh3_128_hexdigest(file_of(settings.demonstrations).read_bytes())
     own = {"inputs": [_state(each) for each in inputs], "tokenizer": tokenizer, "model": _model_state(model)}
-    return {**content, **own}
+    answers = state_of(settings, model) if engine is None else flat(engine)
+    found: dict[str, Any] = orjson.loads(orjson.dumps({**content, **own, **answers}))
+    return found
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys by which two identities differ."""
+    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
 
 def _state(given: Path | str) -> list[Any]:
@@ -41,12 +58,15 @@ def _state(given: Path | str) -> list[Any]:
 def _model_state(model: Path | None) -> str | None:
     """A hash of names, sizes and blocks of a model's files; copies of it on several machines have the same.
 
-    An engine hashes all of the weights when it is made; here a part has to do, as this is asked before.
+    An engine hashes all of the weights when it is made; here a part has to do, as this is asked before.  Hidden files,
+    what a download has left say, do not count.
     """
     if model is None or not model.exists():
         return None if model is None else str(model)
     digest = xxhash.xxh3_128()
     for path in _files(model):
+        if any(part.startswith(".") for part in path.relative_to(model).parts):
+            continue
         size = path.stat().st_size
         digest.update(f"{path.name}\x1f{size}\x1f".encode(errors="surrogateescape"))
         with path.open("rb") as stream:

@@ -37,6 +37,7 @@ from data_prep.locks import one_at_a_time
 from data_prep.readers import beside, json_line, read_jsonl, write_json, write_jsonl
 from data_prep.records import AugmentedText, Document
 from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.identity import differing
 
 FORMAT: Final = 1
 DUPLICATE: Final = "duplicate_id"
@@ -139,17 +140,13 @@ def begin(root: Path, inputs: Sequence[Path | str], settings: SynthesizeSettings
     root.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(root.with_name(root.name + ".lock")):
         found = opened(root)
-        differing = [] if found is None else _differing(found.plan["identity"], identity)
-        if found is None or (differing and found.is_untouched):
+        unlike = [] if found is None else differing(found.plan["identity"], identity)
+        if found is None or (unlike and found.is_untouched):
             return _filled(root, inputs, settings, identity)
-    if differing:
-        problem = f"was begun with another {', '.join(differing)}"
+    if unlike:
+        problem = f"was begun with another {', '.join(unlike)}"
         raise UserError(root, problem, "give what it was begun with, or remove that folder to begin anew")
     return found
-
-
-def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
 
 def opened(root: Path) -> Work | None:
@@ -197,7 +194,7 @@ def _filled(
     try:
         _fill(own, inputs, settings, identity)
         found = opened(root)
-        if found is None or _differing(found.plan["identity"], identity):
+        if found is None or differing(found.plan["identity"], identity):
             shutil.rmtree(root, ignore_errors=True)
             own.rename(root)
     except OSError as error:

@@ -234,7 +234,7 @@ STEPS: tuple[Step, ...] = (
         lambda run: [run.paths.documents, *model_files(synthesizer(run)), *_demonstrations(run)],
         lambda run: [run.paths.chains, steps.leftover_of(run.paths.chains)],
         lambda run: steps.synthesize(
-            section(run.recipe, "synthesize"), [run.paths.documents], synthesizer(run), run.paths.chains
+            section(run.recipe, "synthesize"), [run.paths.documents], synthesizer(run), run.paths.chains, replace=True
         ),
     ),
     Step(

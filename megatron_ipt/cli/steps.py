@@ -45,12 +45,13 @@ def synthesize(
     out: Path,
     shard_index: int = 0,
     num_shards: int = 1,
+    replace: bool = False,
 ) -> None:
     from data_prep.synthesis import progress_bar
     from data_prep.synthesis import synthesize as run
 
     with progress_bar(tables.console()) as progress:
-        summary = run(settings, inputs, model, out, progress, None, shard_index, num_shards)
+        summary = run(settings, inputs, model, out, progress, None, shard_index, num_shards, replace)
     if summary is None:
         tables.console().print(f"these shards are done; {out} is written when all are")
     else:

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from scripted_engine import ScriptedEngine
@@ -18,7 +18,7 @@ from data_prep.readers import write_jsonl
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import synthesize
 from data_prep.synthesis.estimate import estimate
-from data_prep.synthesis.identity import BLOCK_BYTES, identity_of
+from data_prep.synthesis.identity import BLOCK_BYTES, differing, identity_of
 from data_prep.synthesis.work import Work, begin
 
 
@@ -32,14 +32,24 @@ def corpus(path: Path, count: int, key: str = "text") -> Path:
 
 
 @pytest.mark.parametrize("spelled", ["{0}/*.jsonl", "name={0}/a.jsonl", "{0}", "{0}/a.jsonl"])
-def test_an_input_that_has_changed_is_read_again_however_it_is_named(tmp_path: Path, spelled: str):
+def test_an_input_that_has_changed_is_seen_however_it_is_named(tmp_path: Path, spelled: str):
+    """What is finished is replaced by who says so (`ipt run` does) or removes it, and else left."""
     folder = tmp_path / "in"
     corpus(folder / "a.jsonl", 3)
     given, out = spelled.format(folder), tmp_path / "c.jsonl"
     counts = [synthesize(settings(), given, None, out)["documents"]]  # type: ignore[index]
+    made = out.read_bytes()
     corpus(folder / "a.jsonl", 5)
+    with pytest.raises(
+        UserError, match=r"c\.jsonl: is finished, and was made with another inputs; name another file, or"
+    ):
+        synthesize(settings(), given, None, out)
+    assert out.read_bytes() == made and not Path(f"{out}.work").exists()
+    counts.append(synthesize(settings(), given, None, out, replace=True)["documents"])  # type: ignore[index]
+    corpus(folder / "a.jsonl", 6)
+    out.unlink()
     counts.append(synthesize(settings(), given, None, out)["documents"])  # type: ignore[index]
-    assert counts == [3, 5]
+    assert counts == [3, 5, 6]
 
 
 def test_another_model_with_the_same_tokenizer_is_another_run(tmp_path: Path):
@@ -51,9 +61,68 @@ def test_another_model_with_the_same_tokenizer_is_another_run(tmp_path: Path):
     weights = bytearray(os.urandom(3 * BLOCK_BYTES))
     first = told(weights)
     assert told(weights) == first  # written again, so at another time
+    (tmp_path / "model/.cache").mkdir()
+    (tmp_path / "model/.cache/model.metadata").write_text("fetched at another time")
+    assert told(weights) == first
     weights[len(weights) // 2] ^= 1
     assert told(weights) != first
     assert told(bytes(weights[:-1])) != told(weights)
+
+
+def test_other_rules_are_another_run_be_it_finished_or_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Answers of the rules as they were are neither taken for those of today's, nor mixed with them."""
+    path, done, under_way = corpus(tmp_path / "in.jsonl", 9), tmp_path / "c.jsonl", tmp_path / "w.jsonl"
+    options = settings(shard_documents=3)
+    synthesize(options, path, None, done)
+    assert synthesize(options, path, None, under_way, None, None, 0, 2) is None
+    monkeypatch.setattr("data_prep.synthesis.engines.rules.RULES_VERSION", 2)
+    with pytest.raises(
+        UserError, match=r"c\.jsonl: is finished, and was made with another engine_version; name another"
+    ):
+        synthesize(options, path, None, done)
+    with pytest.raises(
+        UserError, match=r"w\.jsonl\.work: was begun with another engine_version; give what it was begun"
+    ):
+        synthesize(options, path, None, under_way)
+
+
+def test_an_engine_that_is_given_is_told_by_its_own_identity(tmp_path: Path):
+    class Other(ScriptedEngine):
+        identity: ClassVar = {"engine": "scripted", "places": (1, 2)}
+
+    path, out = corpus(tmp_path / "in.jsonl", 3), tmp_path / "c.jsonl"
+    made = synthesize(settings(), path, None, out, engine=Other())
+    assert made is not None and synthesize(settings(), path, None, out, engine=Other()) == made
+    for other in (ScriptedEngine(), None):
+        with pytest.raises(UserError, match=r"was made with another engine.*_places"):
+            synthesize(settings(), path, None, out, engine=other)
+
+
+@pytest.mark.parametrize(
+    ("engine", "values", "is_another"),
+    [
+        ("vllm", {"dtype": "float32"}, True),
+        ("vllm", {"quantization": "fp8"}, True),
+        ("vllm", {"engine_args": {"kv_cache_dtype": "fp8"}}, True),
+        ("vllm", {"engine_args": {"gpu_memory_utilization": 0.8, "max_num_seqs": 64}}, False),
+        ("vllm", {"tensor_parallel_size": 8}, False),
+        ("transformers", {"dtype": "float32"}, True),
+        ("server", {"server_model": "other"}, True),
+        ("server", {"server_model": "model"}, False),  # as it is named without that
+        ("server", {"server_prompt": "text"}, True),
+        ("server", {"server_urls": ("http://a",), "request_timeout": 3.0, "request_retries": 1}, False),
+        ("rules", {"preset": "paper"}, False),
+        ("rules", {"demonstrations": "builtin"}, True),
+        ("rules", {"workers": 3, "executor": "ray", "concurrency": 7, "gpus_per_worker": 0.5}, False),
+    ],
+)
+def test_what_may_change_the_answers_is_another_run_and_nothing_else(
+    engine: Any, values: dict[str, Any], is_another: bool
+):
+    def told(**chosen: Any) -> dict[str, Any]:
+        return identity_of([], SynthesizeSettings(engine=engine, **chosen), "tokenizer", Path("model"))
+
+    assert differing(told(), told(**values)) == (list(values) if is_another else [])
 
 
 def test_after_a_plan_or_inputs_without_a_document_other_settings_may_be_given(tmp_path: Path):

@@ -121,7 +121,7 @@ def test_what_is_wrong_is_told_in_vllm_s_words_and_the_engine_goes_on(found: Any
 def test_its_identity_is_of_the_model_and_of_what_is_sampled(found: Any):
     identity = found["identity"]
     assert len(identity["model"]) == 32 and identity["dtype"] == "float32"
-    assert identity["engine_args"] == {"enforce_eager": True, "max_num_seqs": 16}
+    assert identity["engine_args"] == {}  # how many at once, and whether compiled, is how it is made
 
 
 @pytest.fixture(scope="module")

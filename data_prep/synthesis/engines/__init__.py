@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.engines.contract import Completion, Engine, FinishReason, Request
 from data_prep.synthesis.wire import Wire
 
-__all__ = ["Completion", "Engine", "FinishReason", "Request", "make_engine"]
+__all__ = ["Completion", "Engine", "FinishReason", "Request", "flat", "make_engine", "state_of"]
 
 
 def make_engine(settings: SynthesizeSettings, model: Path | None, wire: Wire) -> Engine:
@@ -34,6 +35,33 @@ def make_engine(settings: SynthesizeSettings, model: Path | None, wire: Wire) ->
     return TransformersEngine(model, settings)
 
 
+def state_of(settings: SynthesizeSettings, model: Path | None) -> dict[str, Any]:
+    """What the answers of that engine depend on beyond the other settings and the model's files; without making it.
+
+    Not how many GPUs share a model, nor a library's version: with other sums in another order it is the same model.
+    """
+    if settings.engine == "rules":
+        from data_prep.synthesis.engines.rules import RulesEngine
+
+        return flat(RulesEngine())
+    if settings.engine == "server":
+        return {"server_model": _name_at_server(settings, model)}
+    if settings.engine == "vllm":
+        from data_prep.synthesis.engines.vllm import answering
+
+        return {"engine_args": answering(settings.engine_args)}
+    return {}
+
+
+def flat(engine: Engine) -> dict[str, Any]:
+    """An engine's identity beside settings: `engine`, its name, and `engine_KEY` for the rest."""
+    return {key if key == "engine" else f"engine_{key}": value for key, value in engine.identity.items()}
+
+
+def _name_at_server(settings: SynthesizeSettings, model: Path | None) -> str:
+    return settings.server_model or str(model)
+
+
 def _server(settings: SynthesizeSettings, model: Path) -> Engine:
     from transformers import AutoTokenizer
 
@@ -43,7 +71,7 @@ def _server(settings: SynthesizeSettings, model: Path) -> Engine:
         raise UserError("--server-urls", "no server is named", "give its address, as http://HOST:PORT/v1")
     return ServerEngine(
         settings.server_urls,
-        settings.server_model or str(model),
+        _name_at_server(settings, model),
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         concurrency=settings.concurrency,

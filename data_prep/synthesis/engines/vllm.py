@@ -20,6 +20,15 @@ from data_prep.synthesis.engines.contract import Completion, Request
 # vLLM takes seeds of 64 bits with a sign.
 LARGEST_SEED = 2**63 - 1
 OURS = ("model", "max_model_len", "tensor_parallel_size", "dtype", "quantization")
+SAME_ANSWERS = frozenset(
+    {"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "swap_space"}
+    | {"cpu_offload_gb", "max_num_seqs", "max_num_batched_tokens", "max_num_partial_prefills", "scheduling_policy"}
+    | {"enable_prefix_caching", "enable_chunked_prefill", "async_scheduling", "enforce_eager"}
+    | {"pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel", "distributed_executor_backend"}
+    | {"disable_custom_all_reduce", "max_parallel_loading_workers", "download_dir", "disable_log_stats"}
+    | {"enable_log_requests", "disable_log_requests"}
+)
+"""Engine arguments of memory, order, places and logs: what is left to do may be done with others."""
 
 
 class VllmEngine:
@@ -30,7 +39,7 @@ class VllmEngine:
         temperature: 0 is greedy; else each request is sampled from its own seed.
         max_model_len: prompt and completion together [tokens].
         dtype, quantization: as vLLM names them.
-        engine_args: further fields of vLLM's AsyncEngineArgs, passed through; an identity holds them.
+        engine_args: further fields of vLLM's AsyncEngineArgs, passed through; an identity holds all but SAME_ANSWERS.
         concurrency: requests under way at once; how many of them vLLM computes together is its `max_num_seqs`.
 
     Raises:
@@ -72,7 +81,7 @@ class VllmEngine:
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             **self._vary,
-            "engine_args": self.engine_args,
+            "engine_args": answering(self.engine_args),
         }
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -137,6 +146,11 @@ def check_engine_args(given: Mapping[str, Any], legal: Sequence[str]) -> None:
             raise UserError("engine_args", f"'{name}' is a setting of its own", "give it there")
         if name not in legal:
             raise UserError("engine_args", f"vLLM has no engine argument '{name}'", nearest(name, legal))
+
+
+def answering(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine arguments that may change what the model answers."""
+    return {name: value for name, value in given.items() if name not in SAME_ANSWERS}
 
 
 def special_ids(tokenizer: Any) -> set[int]:
