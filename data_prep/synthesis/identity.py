@@ -20,6 +20,12 @@ EXECUTION: Final = frozenset(
 )
 """Settings of how a run is made, or (preset, engine_args) told by what they come to; all others decide what it makes,
 and stay as they are while a run is on its way."""
+TEXTS: Final = frozenset(
+    {"inputs", "text_key", "id_key", "source", "split", "max_document_bytes", "documents", "samples", "max_text_tokens"}
+    | {"shard_documents", "batch_size"}
+)
+"""What a retry may have otherwise, over and above: its texts are read, chosen and cut already, and how many go together
+decides no more than rounding; a batch too large may be why they failed."""
 BLOCKS: Final = 16
 BLOCK_BYTES: Final = 1 << 18
 
@@ -42,6 +48,11 @@ def identity_of(
     answers = state_of(settings, model) if engine is None else flat(engine)
     found: dict[str, Any] = orjson.loads(orjson.dumps({**content, **own, **answers}))
     return found
+
+
+def of_retry(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a retry has to have in common with its run."""
+    return {key: value for key, value in identity.items() if key not in TEXTS}
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,11 @@
 """Texts that the engine failed on, asked about again: `ipt data synthesize ... --retry-failed`.
 
 They are put into new chains by themselves, in the order in which they stand in OUT.failed.jsonl.  The chains that come
-of them are added to OUT; a text that fails again stays in OUT.failed.jsonl.  A kill leaves OUT as it was until all new
-files are there, OUT.retry.done.json last; from then on whoever comes next puts them in place.
+of them are added to OUT; a text that fails again stays in OUT.failed.jsonl.  What is asked, and of whom, is as in the
+run: another model, prompt or sampling is refused; another batch size, address or time-out may be the mend.
+
+A kill leaves OUT as it was until all new files are there, OUT.retry.done.json last; from then on whoever comes next
+puts them in place.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.conversation import ENGINE_FAILED
 from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, make_prompter, run_shards
-from data_prep.synthesis.identity import identity_of
+from data_prep.synthesis.identity import differing, identity_of, of_retry
 from data_prep.synthesis.merge import COUNTS, FILES, merge, path_of, read_summary
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback
@@ -44,7 +47,8 @@ def retry_failed(
     One process at a time does it; a killed one is gone on with.
 
     Raises:
-        UserError: there is no such run, or none of its texts failed; no synthesizer, or one that does not work at all.
+        UserError: there is no such run, it was made with other settings or another engine, or none of its texts failed;
+            no synthesizer is named, or it does not work at all.
     """
     if settle(out):
         return _summary(out)
@@ -87,7 +91,11 @@ def _ask(
         raise UserError(path_of(out, "failed"), "no text failed", "there is nothing to do")
     prompter = make_prompter(settings, model)
     texts = xxhash.xxh3_128_hexdigest(b"".join(orjson.dumps(text.to_json()) for text in failed))
-    identity = identity_of([], settings, prompter.wire.name, model) | {"texts": texts}
+    identity = of_retry(identity_of([], settings, prompter.wire.name, model, engine))
+    if unlike := differing(of_retry(_summary(out).get("made_of", {})), identity):
+        mend = f"give what `made_of` in {beside(out, 'summary.json').name} tells, or make another run"
+        raise UserError(out, f"was made with another {', '.join(unlike)}", mend)
+    identity |= {"texts": texts, "shard_documents": settings.shard_documents}
     work = begin_with_texts(beside(out, "retry.work"), failed, settings, identity)
     meter = Meter(len({(text.source, text.document_id) for text in failed}), progress)
     started = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from scripted_engine import ScriptedEngine
@@ -137,3 +137,32 @@ def test_a_killed_retry_repeats_only_what_was_under_way(tmp_path: Path):
     engine = Moody()
     check_the_account(out, retry_failed(settings(), None, out, engine=engine), 9, 1)
     assert len(engine.requests) == 8 - 6
+
+
+class Other(ScriptedEngine):
+    identity: ClassVar = {"engine": "scripted", "weights": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "engine", "told"),
+    [
+        ({"temperature": 0.5}, Moody, "temperature"),
+        ({"max_new_tokens": 60, "seed": 7}, Moody, "max_new_tokens, seed"),
+        ({"demonstrations": "builtin"}, Moody, "demonstrations"),
+        ({"rounds": 3}, Moody, "rounds"),
+        ({}, Other, "engine_weights"),
+        ({"batch_size": 1, "shard_documents": 1, "max_text_tokens": 64, "documents": 1, "samples": 3}, Moody, None),
+        ({"concurrency": 1, "workers": 3, "request_timeout": 5.0, "request_retries": 0, "text_key": "t"}, Moody, None),
+    ],
+)
+def test_a_retry_asks_as_the_run_did(tmp_path: Path, values: dict[str, Any], engine: Any, told: str | None):
+    path, out = corpus(tmp_path / "in.jsonl", 3), tmp_path / "c.jsonl"
+    synthesize(settings(), path, None, out, engine=Moody(fails=[1]))
+    made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    if told is None:
+        check_the_account(out, retry_failed(settings(**values), None, out, engine=engine()), 3, 1)
+        return
+    refused = rf"c\.jsonl: was made with another {told}; give what `made_of` in c\.jsonl\.summary\.json tells"
+    with pytest.raises(UserError, match=refused):
+        retry_failed(settings(**values), None, out, engine=engine())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == made
