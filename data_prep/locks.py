@@ -24,6 +24,17 @@ def lock(file: IO[bytes] | IO[str], wait: bool = False) -> bool:
     return True
 
 
+def is_alive(process: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
+
+
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Waits until no other process is in here with the same `path`, a file for this alone that goes at the end."""

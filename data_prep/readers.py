@@ -7,13 +7,15 @@ either stands complete under its name or not at all.
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import io
 import os
+import socket
 import tempfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +24,7 @@ import zstandard
 
 from data_prep.document_rows import RowFault, row_document
 from data_prep.errors import UserError
+from data_prep.locks import is_alive, lock
 from data_prep.parquet_rows import parquet_rows
 from data_prep.records import Chain, Document
 from data_prep.shards import Slice
@@ -141,10 +144,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         UserError: the disk is full, told in one line.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    writer = f"{socket.gethostname()}.{os.getpid()}"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{writer}.", suffix=".partial")
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
+            lock(stream)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -156,6 +161,21 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sweep_partials(out: Path) -> None:
+    """Takes away what processes of this machine that were killed have left of `out` and of the files beside it.
+
+    Not what a living process writes, whose number the name tells; one that has a number of another container's, and is
+    not seen here, holds a lock.  Of other machines nothing is known.
+    """
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+        whose, number, _ = path.name.removesuffix(".partial").rsplit(".", 2)
+        if not whose.endswith(f".{socket.gethostname()}") or not number.isdecimal() or is_alive(int(number)):
+            continue
+        with suppress(FileNotFoundError, PermissionError), path.open("r+b") as file:
+            if lock(file):
+                path.unlink()
 
 
 def _umask() -> int:

@@ -19,7 +19,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.intake.inputs import paths_of
 from data_prep.locks import one_at_a_time
-from data_prep.readers import beside
+from data_prep.readers import beside, sweep_partials
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, make_prompter, run_shards
@@ -66,6 +66,7 @@ def synthesize(
     out = Path(out_path)
     paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
     _check_place(out, paths)
+    sweep_partials(out)
     found = model_of(settings, model, engine)
     prompter = make_prompter(settings, found)
     identity = identity_of(paths, settings, prompter.wire.name, found, engine)

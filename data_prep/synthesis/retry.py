@@ -22,7 +22,7 @@ import xxhash
 
 from data_prep.errors import UserError
 from data_prep.locks import one_at_a_time
-from data_prep.readers import beside, read_jsonl, write_json, write_jsonl
+from data_prep.readers import beside, read_jsonl, sweep_partials, write_json, write_jsonl
 from data_prep.records import AugmentedText
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.conversation import ENGINE_FAILED
@@ -50,6 +50,7 @@ def retry_failed(
         UserError: there is no such run, it was made with other settings or another engine, or none of its texts failed;
             no synthesizer is named, or it does not work at all.
     """
+    sweep_partials(out)
     if settle(out):
         return _summary(out)
     with one_at_a_time(beside(out, "retry.lock")):

@@ -33,7 +33,7 @@ from data_prep.draws import draw
 from data_prep.errors import UserError
 from data_prep.intake import Drop, read_placed
 from data_prep.intake.duplicates import Duplicates
-from data_prep.locks import one_at_a_time
+from data_prep.locks import is_alive, one_at_a_time
 from data_prep.readers import beside, json_line, read_jsonl, write_json, write_jsonl
 from data_prep.records import AugmentedText, Document
 from data_prep.settings import SynthesizeSettings
@@ -188,7 +188,7 @@ def _filled(
     """Fills a folder of this process alone and renames it: where the file system has no locks, several may do so."""
     prefix = f"{root.name}.filling.{socket.gethostname()}."
     for path in root.parent.glob(f"{glob.escape(prefix)}*"):
-        if not Path("/proc", path.name.removeprefix(prefix).partition(".")[0]).exists():  # it was killed
+        if not is_alive(int(path.name.removeprefix(prefix).partition(".")[0])):  # it was killed
             shutil.rmtree(path, ignore_errors=True)
     own = root.with_name(f"{prefix}{os.getpid()}.{uuid.uuid4().hex}")
     try:

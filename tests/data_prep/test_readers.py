@@ -3,6 +3,10 @@
 import errno
 import gzip
 import os
+import signal
+import socket
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +17,8 @@ import pytest
 import zstandard
 
 from data_prep.errors import UserError
-from data_prep.readers import read_documents, read_jsonl, read_slice, write_jsonl
+from data_prep.locks import lock
+from data_prep.readers import atomic_file, read_documents, read_jsonl, read_slice, sweep_partials, write_jsonl
 from data_prep.shards import plan
 
 ROWS = [{"id": "a", "text": "one"}, {"id": 7, "text": "zwei ü", "url": "x"}, {"text": "three", "source": "own"}]
@@ -164,3 +169,39 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path, m
         write_jsonl(path, ROWS)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_has_left_is_taken_away_and_that_of_a_living_one_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "c[1].jsonl"
+    code = (
+        "import os, sys; from pathlib import Path; from data_prep.readers import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])), atomic_file(Path(sys.argv[2])): os.kill(os.getpid(), 9)"
+    )
+    beside, other = f"{out}.failed.jsonl", tmp_path / "d.jsonl"
+    for second in (beside, other):
+        done = subprocess.run([sys.executable, "-c", code, str(out), str(second)], timeout=60, check=False)
+        assert done.returncode == -signal.SIGKILL
+    (others,) = tmp_path.glob(".d.jsonl.*")
+    dead = {path.name for path in tmp_path.iterdir()} - {others.name}
+    assert len(dead) == 3 and all(name.startswith(".c[1].jsonl.") for name in dead)
+    elsewhere = tmp_path / ".c[1].jsonl.another-machine.999999999.x.partial"
+    elsewhere.touch()
+    hidden = tmp_path / f".c[1].jsonl.{socket.gethostname()}.999999999.x.partial"
+    with atomic_file(out) as stream, hidden.open("wb") as held:
+        assert lock(held)  # by a process whose number is of another container
+        stream.write(b"whole")
+        sweep_partials(out)
+        assert {path.name for path in tmp_path.iterdir()} & dead == set() and hidden.exists()
+    assert out.read_bytes() == b"whole"
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("data_prep.locks.fcntl.flock", refused)
+    with atomic_file(out) as stream:
+        stream.write(b"again")
+        sweep_partials(out)
+    assert out.read_bytes() == b"again"
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, others.name, elsewhere.name}

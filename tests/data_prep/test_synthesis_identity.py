@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ from data_prep.errors import UserError
 from data_prep.intake import read_placed
 from data_prep.readers import write_jsonl
 from data_prep.settings import SynthesizeSettings
-from data_prep.synthesis import synthesize
+from data_prep.synthesis import retry_failed, synthesize
+from data_prep.synthesis.engines import Request
 from data_prep.synthesis.estimate import estimate
 from data_prep.synthesis.identity import BLOCK_BYTES, differing, identity_of
 from data_prep.synthesis.work import Work, begin
@@ -156,6 +157,27 @@ def test_a_kill_while_the_folder_of_a_run_is_removed_leaves_a_run_that_is_done(
     summary = synthesize(settings(), path, None, out)
     assert summary is not None and summary["documents"] == 9 and out.read_bytes() == made
     assert not list(tmp_path.glob("c.jsonl.work*"))
+
+
+def test_what_a_kill_has_left_of_the_files_goes_at_the_next_start(tmp_path: Path):
+    path, out = corpus(tmp_path / "in.jsonl", 3), tmp_path / "c.jsonl"
+
+    def poisoned(requests: Sequence[Request]) -> None:
+        if "t1" in requests[0].text:
+            raise ValueError("too long")
+
+    fail = ScriptedEngine(before=poisoned)
+    left = [tmp_path / f".c.jsonl.{kind}{socket.gethostname()}.999999999.x.partial" for kind in ("", "new.jsonl.")]
+    starts: tuple[Callable[[], Any], ...] = (
+        lambda: synthesize(settings(), path, None, out, engine=fail),
+        lambda: synthesize(settings(), path, None, out, engine=fail),
+        lambda: retry_failed(settings(), None, out, engine=ScriptedEngine()),
+    )
+    for start in starts:
+        for partial in left:
+            partial.touch()
+        start()
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_tasks_that_begin_at_once_where_there_are_no_locks_have_one_folder(
