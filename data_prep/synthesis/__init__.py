@@ -28,7 +28,7 @@ from data_prep.synthesis.merge import merge, path_of, read_summary
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback, SynthesisProgress, progress_bar
 from data_prep.synthesis.retry import retry_failed, settle
-from data_prep.synthesis.work import Work, begin, sweep, work_folder
+from data_prep.synthesis.work import Work, begin, is_under_way, sweep, work_folder
 
 __all__ = ["SynthesisProgress", "progress_bar", "retry_failed", "synthesize"]
 
@@ -81,21 +81,32 @@ def synthesize(
     meter = Meter(round(_chosen(work, settings) * len(missing) / work.shards), progress)
     job = Job(work.root, settings, found)
     started = time.perf_counter()
-    run_shards(job, missing, meter, engine, prompter)
+    try:
+        run_shards(job, missing, meter, engine, prompter)
+    except UserError:
+        if work.root.exists():  # else another process has found all shards done
+            raise
     spent = {"seconds": time.perf_counter() - started, "new_completion_tokens": meter.counts["new_completion_tokens"]}
     return finish(work, out, identity, spent)
 
 
 def finish(work: Work, out: Path, identity: dict[str, Any], spent: dict[str, float]) -> dict[str, Any] | None:
-    """Writes the files of the run if every shard is done, and removes its folder; else None."""
+    """Writes the files of the run if every shard is done, and removes its folder; else None.
+
+    Where the file system has no locks several processes may come to this at once: each writes the same bytes under
+    names of its own and renames them, and one that the folder is taken away from has nothing left to do.
+    """
     with one_at_a_time(beside(out, "merge.lock")):
-        if not work.root.exists():  # another process was the last, and has written them
-            return read_summary(out)
-        if work.missing():
-            return None
-        summary = merge(work, out, identity, spent)
-        work.remove()
-    return summary
+        if not work.missing():
+            try:
+                summary = merge(work, out, identity, spent)
+            except UserError:
+                if work.root.exists():
+                    raise
+            else:
+                work.remove()
+                return summary
+        return None if work.root.exists() else read_summary(out)
 
 
 def _check_place(out: Path, inputs: Sequence[Path | str]) -> None:
@@ -109,20 +120,20 @@ def _check_place(out: Path, inputs: Sequence[Path | str]) -> None:
 
 
 def _done(out: Path, identity: dict[str, Any], replace: bool) -> dict[str, Any] | None:
-    """The summary of a run that made `out` of just this, if there was one.
+    """The summary of a run that made `out` of just this, if there was one; a run that is on its way is not done.
 
     Raises:
         UserError: it was made of something else, and is not to be replaced.
     """
     settle(out)
     summary = read_summary(out)
-    if summary is None or not path_of(out, "chain").exists():
+    if summary is None or not path_of(out, "chain").exists() or is_under_way(work_folder(out), identity):
         return None
     unlike = differing(summary.get("made_of", {}), identity)
     if unlike and not replace:
         problem = f"is finished, and was made with another {', '.join(unlike)}"
         raise UserError(out, problem, "name another file, or remove this one to make it anew")
-    if unlike or work_folder(out).exists():
+    if unlike:
         return None
     sweep(work_folder(out))
     return summary

@@ -47,10 +47,20 @@ class Job:
     def worker(self, told: Told, engine: Engine | None = None, prompter: Prompter | None = None) -> Worker:
         """A worker with its engine; the caller closes that."""
         prompter = prompter or make_prompter(self.settings, self.model)
-        found = opened(self.root)
-        assert found is not None  # whoever made the job has filled it
+        work = self.work()
         made = engine or make_engine(self.settings, self.model, prompter.wire)
-        return Worker(found, self.settings, made, prompter, told)
+        return Worker(work, self.settings, made, prompter, told)
+
+    def work(self) -> Work:
+        """The folder, which whoever made the job has filled.
+
+        Raises:
+            UserError: it has been taken away since, by another process that found all shards done.
+        """
+        found = opened(self.root)
+        if found is None:
+            raise UserError(self.root, "another process has finished this run", "there is nothing to do")
+        return found
 
 
 def make_prompter(settings: SynthesizeSettings, model: Path | None) -> Prompter:
@@ -90,8 +100,7 @@ async def _work(worker: Worker, take: Callable[[], int | None], close: bool = Tr
 
 
 def _run_in_processes(job: Job, shards: Sequence[int], told: Told, workers: int) -> None:
-    work: Work | None = opened(job.root)
-    assert work is not None
+    work = job.work()
     left = list(shards)
     while left:
         died = _one_round(job, left, told, workers)

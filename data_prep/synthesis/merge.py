@@ -26,10 +26,12 @@ COUNTS: Final = ("pairs", "shots", "shots_dropped", "prompt_tokens", "completion
 def merge(work: Work, out: Path, identity: Mapping[str, Any], spent: Mapping[str, float]) -> dict[str, Any]:
     """Writes the files and returns the summary; the summary's file comes last, so that it vouches for the others.
 
+    That of an earlier run stays until then: while the folder of a run is there, a summary vouches for nothing; and to
+    take it away might take away one that another process has just written.
+
     Raises:
         UserError: shards were made by different engines.
     """
-    beside(out, "summary.json").unlink(missing_ok=True)  # that of an earlier run does not vouch for what comes now
     counts, reasons = Counter[str](), {kind: Counter[str]() for kind in ("leftover", "rejected", "dropped")}
     engine: dict[str, Any] | None = None
     with ExitStack() as stack:

@@ -32,7 +32,7 @@ from data_prep.synthesis.identity import differing, identity_of, of_retry
 from data_prep.synthesis.merge import COUNTS, FILES, merge, path_of, read_summary
 from data_prep.synthesis.models import model_of
 from data_prep.synthesis.progress import Meter, ProgressCallback
-from data_prep.synthesis.work import begin_with_texts
+from data_prep.synthesis.work import begin_with_texts, is_under_way, work_folder
 
 
 def retry_failed(
@@ -87,6 +87,8 @@ def _ask(
 ) -> None:
     if not beside(out, "summary.json").exists():
         raise UserError(out, "there is no finished run of that name", "run without --retry-failed first")
+    if is_under_way(work_folder(out)):
+        raise UserError(work_folder(out), "a run is on its way there", "finish it first, without --retry-failed")
     failed = [AugmentedText.from_json(row) for row in read_jsonl(path_of(out, "failed"))]
     if not failed:
         raise UserError(path_of(out, "failed"), "no text failed", "there is nothing to do")

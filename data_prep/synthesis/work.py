@@ -21,6 +21,7 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +116,8 @@ class Work:
     def remove(self) -> None:
         """At once: a kill on the way leaves nothing that looks like a run on its way."""
         sweep(self.root)
-        self.root.rename(_removed(self.root))
+        with suppress(FileNotFoundError):  # another process has, where there are no locks
+            self.root.rename(_removed(self.root))
         sweep(self.root)
 
 
@@ -158,6 +160,12 @@ def opened(root: Path) -> Work | None:
     if plan.get("format") != FORMAT:
         raise UserError(root, f"is of format {plan.get('format')}, this is {FORMAT}", "remove that folder")
     return Work(root, plan)
+
+
+def is_under_way(root: Path, identity: Mapping[str, Any] | None = None) -> bool:
+    """Whether a run has begun shards in that folder; one of that identity, if it is given."""
+    found = opened(root)
+    return found is not None and not found.is_untouched and identity in (None, found.plan["identity"])
 
 
 def begin_with_texts(
