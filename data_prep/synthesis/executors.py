@@ -25,7 +25,7 @@ from data_prep.shards import end_with_parent
 from data_prep.synthesis.demonstrations import load_demonstrations
 from data_prep.synthesis.engines import Engine, make_engine
 from data_prep.synthesis.prompts import Prompter
-from data_prep.synthesis.wire import byte_wire, load_wire
+from data_prep.synthesis.wire import byte_wire, check_tags, load_wire
 from data_prep.synthesis.work import Work, opened
 from data_prep.synthesis.worker import Told, Worker
 
@@ -64,8 +64,13 @@ class Job:
 
 
 def make_prompter(settings: SynthesizeSettings, model: Path | None) -> Prompter:
-    """Prompts over the model's tokenizer; over bytes where there is no model."""
+    """Prompts over the model's tokenizer; over bytes where there is no model.
+
+    Raises:
+        UserError: there is no tokenizer, it loses the tags, or a prompt has no room for a text.
+    """
     wire = byte_wire() if model is None else load_wire(model)
+    check_tags(wire, model)
     return Prompter(wire, settings, load_demonstrations(settings.demonstrations))
 
 

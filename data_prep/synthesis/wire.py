@@ -26,6 +26,7 @@ from data_prep.records import AugmentedText, Pair
 
 Ids = NDArray[np.integer[Any]]
 
+TAGS = ("<CON>", "</CON>", "<QUE>", "<ANS>", "</END>")
 THINK_LINE = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is "
 
@@ -218,6 +219,18 @@ class Wire:
     def example(self, text: AugmentedText) -> list[int]:
         """A full example, a shot: BOS, context, pairs, EOS."""
         return self.opening(text.text) + self.closing(text.pairs)
+
+
+def check_tags(wire: Wire, where: object) -> None:
+    """Whether prompts show the tags, and pairs can be read from completions.
+
+    Raises:
+        UserError: the tokenizer does not give a tag back, as one that has no token for its signs.
+    """
+    shown = wire.decode(wire.encode(context_part("x") + pairs_part((Pair("x", "x"),))))
+    if lost := [tag for tag in TAGS if tag not in shown]:
+        problem = f"its tokenizer does not give {' '.join(lost)} back: an example reads {shown.strip()!r}"
+        raise UserError(where, problem, "take a model whose tokenizer spells any text, as byte-level ones do")
 
 
 def load_wire(model: Path | str) -> Wire:

@@ -1,12 +1,21 @@
 """The wire format: byte-exact, not to be forged, and every rejection counted."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from scripted_engine import ScriptedEngine
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers_for_tests import llama3_like, metaspace, save, wordpiece
 
+from data_prep.errors import UserError
 from data_prep.fetch import fetch_model
 from data_prep.records import AugmentedText, Pair
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis import synthesize
+from data_prep.synthesis.executors import make_prompter
 from data_prep.synthesis.wire import (
     Wire,
     context_part,
@@ -144,3 +153,38 @@ def test_options_and_chains_of_thought_are_recognised():
         assert pair.options == (("red", "blue - ish") if has_options else ())
         assert pair.rationale == thinks
         assert split_question(pair.question)[0] == stem
+
+
+def without_signs(folder: Path) -> Path:
+    """Whole words only: what it has not seen, a tag say, is unknown."""
+    vocabulary = {word: number for number, word in enumerate(["<unk>", "x", "Text", "<", ">", "/"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return save(tokenizer, folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (without_signs, r"does not give <CON> </CON> <QUE> <ANS> </END> back: an example reads '.*<unk>"),
+        (wordpiece, r"does not give <CON> .* </END> back: an example reads '.*UNK"),
+    ],
+)
+def test_a_tokenizer_that_loses_the_tags_is_refused_when_a_run_begins(tmp_path: Path, make: Any, told: str):
+    (tmp_path / "in.jsonl").write_text('{"text": "Text x"}')
+    folder, chosen = make(tmp_path / "model"), SynthesizeSettings()
+    with pytest.raises(UserError, match=rf"model: its tokenizer {told}.*; take a model whose tokenizer spells"):
+        synthesize(chosen, tmp_path / "in.jsonl", folder, tmp_path / "c.jsonl", engine=ScriptedEngine())
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "model"}
+
+
+@pytest.mark.parametrize("make", [llama3_like, metaspace])
+def test_a_tokenizer_that_spells_any_text_is_taken(tmp_path: Path, make: Any):
+    path = make(tmp_path) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    if make is metaspace:
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+    tokenizer.save(str(path))
+    assert make_prompter(SynthesizeSettings(), tmp_path).wire.bos_id is not None
