@@ -135,8 +135,11 @@ class SynthesizeSettings(IntakeSettings):
         "tokens", description="prompts as token ids, or as text, to which the server adds BOS itself"
     )
     server_key: str = Field("OPENAI_API_KEY", description="environment variable that holds the servers' key")
-    request_timeout: float = Field(600, gt=0, description="longest wait for a server's answer [seconds]")
-    request_retries: int = Field(5, ge=0, description="times that a failed request goes out again, later each time")
+    request_timeout: float = Field(600, gt=0, description="longest wait for a server's answer to one try [seconds]")
+    request_retries: int = Field(5, ge=0, description="times that a failed request goes to a server again, ever later")
+    request_limit: float = Field(
+        1800, gt=0, description="longest wait for an answer, all tries at all servers together [seconds]"
+    )
     demonstrations: Path | None = Field(
         None,
         description="JSONL of example texts with pairs shown before each chain, for "

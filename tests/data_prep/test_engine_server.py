@@ -18,6 +18,8 @@ from transformers import AutoTokenizer
 
 from data_prep.errors import UserError
 from data_prep.records import AugmentedText, Pair
+from data_prep.settings import SynthesizeSettings
+from data_prep.synthesis.engines import make_engine
 from data_prep.synthesis.engines import server as server_module
 from data_prep.synthesis.engines.contract import Completion, Request
 from data_prep.synthesis.engines.server import ServerEngine, base_url, prompt_text
@@ -112,6 +114,31 @@ def test_a_server_that_hangs_is_tried_again_and_then_told_of():
     with serving(default="hang") as server, pytest.raises(UserError, match="timed out"):
         run([server.url], timeout_seconds=0.1, retries=1)
     assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("timeout", [0.01, 60.0])
+def test_a_request_has_one_limit_for_all_its_tries(tmp_path: Path, timeout: float):
+    """Of many tries that each time out, and of one that is let hang for long."""
+    with serving(default="hang") as first, serving(default="hang") as second:
+        settings = SynthesizeSettings(
+            engine="server", server_urls=(first.url, second.url), request_timeout=timeout,
+            request_retries=100_000, request_limit=0.3,
+        )  # fmt: skip
+        folder = llama3_like(tmp_path)
+
+        async def asked() -> None:
+            engine = make_engine(settings, folder, load_wire(folder))
+            try:
+                await engine.generate([ASK])
+            finally:
+                await engine.close()
+
+        with pytest.raises(
+            UserError, match=r"servers: no answer within 0\.3 seconds from http://.*request_limit"
+        ) as told:
+            asyncio.run(asyncio.wait_for(asked(), 30))
+    assert first.url in str(told.value) and second.url in str(told.value)
+    assert len(first.bodies) + len(second.bodies) == 1 if timeout == 60 else first.bodies or second.bodies
 
 
 def test_a_completion_cut_off_and_one_without_counts(tmp_path: Path):

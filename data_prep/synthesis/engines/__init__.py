@@ -77,6 +77,7 @@ def _server(settings: SynthesizeSettings, model: Path) -> Engine:
         concurrency=settings.concurrency,
         timeout_seconds=settings.request_timeout,
         retries=settings.request_retries,
+        limit_seconds=settings.request_limit,
         api_key=os.environ.get(settings.server_key),
         prompt_form=settings.server_prompt,
         tokenizer=AutoTokenizer.from_pretrained(model),

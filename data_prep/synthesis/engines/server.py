@@ -62,6 +62,7 @@ class ServerEngine:
         temperature: 0 is greedy; else each request is sampled from its own seed.
         timeout_seconds: how long one try of a request may last [seconds].
         retries: tries of a request at one server after the first.
+        limit_seconds: how long a request may take, all its tries at all servers together [seconds].
         api_key: sent as the bearer token; a server of one's own asks for none.
         prompt_form: "tokens" sends ids; "text" is for servers that take none, and needs `tokenizer`.
         stop: strings that end a completion, as the server understands them.
@@ -84,6 +85,7 @@ class ServerEngine:
         concurrency: int = 256,
         timeout_seconds: float = 600,
         retries: int = 5,
+        limit_seconds: float = 1800,
         api_key: str | None = None,
         prompt_form: Literal["tokens", "text"] = "tokens",
         stop: Sequence[str] = (),
@@ -100,6 +102,7 @@ class ServerEngine:
         self.max_new_tokens, self.temperature, self.stop = max_new_tokens, temperature, list(stop)
         self.extra_body = dict(extra_body or {})
         self.model = model
+        self._limit_seconds = limit_seconds
         self._room = asyncio.Semaphore(concurrency)
         self._openai = _import_openai()
         self._servers = [_Server(url) for url in dict.fromkeys(map(base_url, urls))]
@@ -123,8 +126,8 @@ class ServerEngine:
         """One completion a request, in their order.
 
         Raises:
-            UserError: no server answered, or one refused the request or ended it for another reason than "stop" or
-                "length"; always with the server's address and words.
+            UserError: no server answered, or not in time; one refused the request, or ended it for another reason than
+                "stop" or "length"; always with the server's address and words.
         """
         return list(await asyncio.gather(*map(self._bounded, requests)))
 
@@ -160,13 +163,24 @@ class ServerEngine:
         )
 
     async def _bounded(self, request: Request) -> Completion:
-        async with self._room:
-            return await self._complete(request)
-
-    async def _complete(self, request: Request) -> Completion:
-        """Tries each server until one answers; the `openai` client retries at each."""
-        body = self._body(request)
+        """One request, when there is room for it; its time counts from then on."""
         failed: dict[str, str] = {}
+        async with self._room:
+            try:
+                async with asyncio.timeout(self._limit_seconds):
+                    return await self._complete(request, failed)
+            except TimeoutError as error:
+                tried = "".join(f"; {url} ({words})" for url, words in failed.items())
+                problem = f"no answer within {self._limit_seconds:g} seconds from {self._addresses()}{tried}"
+                mend = "look at their load, or give more time by request_limit"
+                raise UserError("servers", problem, mend) from error
+
+    def _addresses(self) -> str:
+        return ", ".join(server.url for server in self._servers)
+
+    async def _complete(self, request: Request, failed: dict[str, str]) -> Completion:
+        """Tries each server until one answers; the `openai` client retries at each.  `failed` is what each said."""
+        body = self._body(request)
         while len(failed) < len(self._servers):
             server = self._choose(failed, request.group)
             server.under_way += 1
