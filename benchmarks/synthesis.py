@@ -134,8 +134,10 @@ def vllm_turns(case: Case, count: int, work: Path, turns: int, python: Path | No
     with tempfile.TemporaryDirectory(prefix="ipt-benchmark-", dir=work) as folder:
         case_file, corpus = Path(folder).resolve() / "case.json", Path(folder).resolve() / "documents.jsonl"
         write_jsonl(corpus, sample_documents(count, case.shortest, case.longest))
-        told = {"model": str(fetch_model(MODEL)), "corpus": str(corpus), "settings": case.settings}
-        case_file.write_text(json.dumps({**told, "warm_up": WARM_UP, "turns": turns}), encoding="utf-8")
+        told: dict[str, Any] = {"model": str(fetch_model(MODEL)), "corpus": str(corpus), "settings": case.settings}
+        case_file.write_text(
+            json.dumps({**told, "one_pair": case.one_pair, "warm_up": WARM_UP, "turns": turns}), encoding="utf-8"
+        )
         command = [str(python), str(HERE / "synthesis_vllm.py"), str(case_file)]
         own = {"PYTHONPATH": str(HERE.parent), "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         environment = {**os.environ, **own, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}

@@ -14,7 +14,8 @@ class Case:
     once with answers after four seconds.
     around: the same with two numbers of documents, by each tokenizer, with each of `limits` as max_text_tokens; a
     tokenizer that is slow gets a tenth of them.
-    vllm: `documents` of the Wikipedia sample that have between `shortest` and `longest` characters.
+    vllm: `documents` of the Wikipedia sample that have between `shortest` and `longest` characters; with `one_pair`
+    what the model writes becomes one pair: a small model without demonstrations writes none.
     """
 
     kind: str
@@ -23,6 +24,7 @@ class Case:
     limits: tuple[int | None, ...] = ()
     shortest: int = 0
     longest: int = 0
+    one_pair: bool = False
     told: str = ""
 
 
@@ -45,13 +47,14 @@ CASES: Final = {
         longest=700,
         told="vLLM, short documents; the prefix cache holds all that is made of them",
     ),
-    "vllm-cache": Case(
+    "vllm-corpus": Case(
         "vllm",
-        (24,),
-        {**_SMALL, "max_model_len": 2560, "concurrency": 3}
-        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 3, "num_gpu_blocks_override": 48}},
+        (18,),
+        {**_SMALL, "max_model_len": 2048, "concurrency": 2, "max_new_tokens": 96, "demonstrations": None}
+        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 2, "num_gpu_blocks_override": 24}},
         shortest=1200,
         longest=2000,
-        told="vLLM, longer documents; the prefix cache holds the chains under way, not the corpus",
+        one_pair=True,
+        told="vLLM, longer documents, no demonstrations; the prefix cache holds the chains under way, not the corpus",
     ),
 }

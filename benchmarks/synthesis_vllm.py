@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +28,6 @@ from typing import Any
 from synthesis_engines import ALL, Watched
 
 from data_prep.settings import SynthesizeSettings
-from data_prep.synthesis.engines import Request
 from data_prep.synthesis.engines.vllm import VllmEngine
 from data_prep.synthesis.executors import make_prompter
 from data_prep.synthesis.work import begin
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 async def all_turns(engine: VllmEngine, settings: SynthesizeSettings, model: Path, case: dict[str, Any]) -> None:
-    """A run that is not counted, over a few documents, one for its prompts, then the turns."""
+    """A run over a few documents, that is not counted, one for the prompts of the bare engine, then the turns."""
     prompter = make_prompter(settings, model)
     corpus = Path(case["corpus"])
 
@@ -63,28 +62,22 @@ async def all_turns(engine: VllmEngine, settings: SynthesizeSettings, model: Pat
             waiting = iter(work.missing())
             await Worker(work, settings, watched, prompter).run(lambda: next(waiting, None))
 
-    few = settings.model_copy(update={"documents": case["warm_up"]})
-    await arm("warm-up", Watched(engine, settings.concurrency), few)
-    requests = await recorded(engine, arm, settings)
+    def watched(batch_size: int = 1) -> Watched:
+        return Watched(engine, settings.concurrency, batch_size, one_pair=case["one_pair"])
+
+    await arm("warm-up", watched(), settings.model_copy(update={"documents": case["warm_up"]}))
+    recorded = watched()
+    await arm("ours", recorded)
     for number in range(case["turns"]):
         turn: dict[str, Any] = {}
         for name in ORDERS[number % len(ORDERS)]:
             await engine.engine.reset_prefix_cache()
-            watched = Watched(engine, settings.concurrency, ALL if name == "rounds" else 1)
-            what = watched.generate(requests) if name == "bare" else arm(name, watched)
-            turn[name] = {**await timed(what), **counts(watched)}
+            mine = watched(ALL if name == "rounds" else 1)
+            what = mine.generate(recorded.requests) if name == "bare" else arm(name, mine)
+            turn[name] = {**await timed(what), **counts(mine)}
             print(number, name, turn[name], file=sys.stderr, flush=True)
         print("turn", json.dumps({"load": round(os.getloadavg()[0], 1), "runs": turn}), flush=True)
     await engine.close()
-
-
-async def recorded(
-    engine: VllmEngine, arm: Callable[..., Awaitable[None]], settings: SynthesizeSettings
-) -> Sequence[Request]:
-    """The prompts of a finished run, in the order in which they went out."""
-    watched = Watched(engine, settings.concurrency)
-    await arm("ours", watched)
-    return watched.requests
 
 
 def counts(watched: Watched) -> dict[str, int]:
