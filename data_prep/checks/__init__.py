@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_prep.checks import decontamination, degenerate, duplicates, form, grounding, length, scored
+from data_prep.checks.asking import Respondent
 from data_prep.checks.contract import Judge, JudgeMaker
-from data_prep.checks.scored import SCORED, Scorer
+from data_prep.checks.scored import SCORED
 from data_prep.checks.sifting import Sifted, sift
 from data_prep.errors import UserError, nearest
 from data_prep.readers import atomic_file, beside, json_line, read_chains, write_json, write_jsonl
@@ -36,7 +37,7 @@ CHECKS: dict[str, JudgeMaker] = {
 
 
 def check(
-    settings: CheckSettings, chains_path: Path | str, out_path: Path | str, scorer: Scorer | None = None
+    settings: CheckSettings, chains_path: Path | str, out_path: Path | str, scorer: Respondent | None = None
 ) -> dict[str, Any]:
     """Checks every pair and returns what the summary says: in = kept + the sum of dropped, always.
 
@@ -49,7 +50,7 @@ def check(
     judges = _judges(settings, Path(chains_path))
     sifted: Iterable[Sifted] = (sift(chain, judges) for chain in read_chains(chains_path))
     if SCORED in settings.checks:
-        scorer = scorer or scored.open_scorer(settings)
+        scorer = scorer or scored.open_judge(settings)
         sifted = scored.score(sifted, scorer, settings)
     else:
         scorer = None

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.checks import check
-from data_prep.checks.scored import MOST_FAILURES, PROMPT, Scorer, chat_encoder, parse_score, prompt_of
+from data_prep.checks.asking import MOST_FAILURES, Respondent, chat_encoder
+from data_prep.checks.scored import PROMPT, parse_score, prompt_of
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
 from data_prep.records import AugmentedText, Chain, Pair
@@ -67,7 +68,7 @@ def run(tmp_path: Path, engine: FakeEngine, texts: list[list[str]], **values: An
     ]
     write_jsonl(tmp_path / "in.jsonl", [chain.to_json() for chain in chains])
     settings = CheckSettings(**{"checks": ("form", "scored"), **values})
-    scorer = Scorer(engine, lambda prompt: list(map(ord, prompt)))
+    scorer = Respondent(engine, lambda prompt: list(map(ord, prompt)))
     return check(settings, tmp_path / "in.jsonl", tmp_path / "out.jsonl", scorer)
 
 
