@@ -202,6 +202,27 @@ class CheckSettings(Settings):
     )
 
 
+class PairsReportSettings(Settings):
+    """ipt data report-pairs: lengths in tokens or words; categories by rules and, beside them, by a model."""
+
+    tokenizer: Path | None = Field(
+        None, description="Hugging Face directory, to count tokens; default: words are counted"
+    )
+    category_engine_url: tuple[str, ...] = Field(
+        (), description="OpenAI-compatible servers of a model that names categories; default: rules alone do"
+    )
+    category_model: str | None = Field(None, description="that model's name there")
+    category_tokenizer: Path | None = Field(None, description="Hugging Face directory of that model's tokenizer")
+    category_pairs: int = Field(
+        1000, ge=1, description="pairs that the model is asked about at most; 1000 tell a share to 3 % [pairs]"
+    )
+    category_only: tuple[str, ...] = Field(
+        (),
+        description="ask only about pairs that the rules put here, such as other; default: all alike, to compare both",
+    )
+    category_seed: int = Field(1234, description="seed of the draw of pairs; it depends on (seed, pair) only")
+
+
 class RenderSettings(Settings):
     """ipt data render: chains -> training text in sampled styles."""
 

@@ -30,8 +30,13 @@ class Respondent:
     encode: Callable[[str], Sequence[int]]
 
 
-def open_respondent(urls: Sequence[str], model: str, tokenizer_dir: Path, new_tokens: int) -> Respondent:
+def open_respondent(
+    urls: Sequence[str], model: str, tokenizer_dir: Path, *, opening: str, new_tokens: int
+) -> Respondent:
     """A model behind OpenAI-compatible servers, asked greedily for `new_tokens` tokens at most.
+
+    Args:
+        opening: how every reply begins, which the model goes on from.
 
     Raises:
         UserError: an address is none, or no tokenizer is there.
@@ -40,7 +45,7 @@ def open_respondent(urls: Sequence[str], model: str, tokenizer_dir: Path, new_to
 
     key = os.environ.get(SERVER_KEY)
     engine = ServerEngine(urls, model, max_new_tokens=new_tokens, temperature=0.0, api_key=key)
-    return Respondent(engine, chat_encoder(tokenizer_dir))
+    return Respondent(engine, chat_encoder(tokenizer_dir, opening))
 
 
 @dataclass(slots=True, eq=False)
@@ -89,8 +94,7 @@ class Asking:
         found = []
         for question in questions:
             found.append(await question.reply)
-            if len(self.failures) >= MOST_FAILURES:
-                self._give_up()
+            self._count(found[-1])
         return found
 
     async def stop(self) -> None:
@@ -118,16 +122,22 @@ class Asking:
                 requests = [
                     Request(self.respondent.encode(each.prompt), each.prompt, _seed(each.prompt)) for each in batch
                 ]
-                replies = list(zip(batch, await self.respondent.engine.generate(requests), strict=True))
+                done = await self.respondent.engine.generate(requests)
+                replies: list[tuple[Question, Completion | Exception]] = list(zip(batch, done, strict=True))
             except Exception as error:  # whatever goes wrong with an engine is told with the pairs it cost
-                self.failures.append(error)
-                for each in batch:
-                    each.reply.set_result(error)
-                return
-        self.answered += 1
-        self.failures.clear()
+                replies = [(each, error) for each in batch]
         for each, reply in replies:
             each.reply.set_result(reply)
+
+    def _count(self, reply: Completion | Exception) -> None:
+        """Counts calls that failed in a row, in the order of the questions: a refusal comes sooner than an answer."""
+        if not isinstance(reply, Exception):
+            self.answered += 1
+            self.failures.clear()
+        elif not self.failures or self.failures[-1] is not reply:  # a batch has one error
+            self.failures.append(reply)
+        if len(self.failures) >= MOST_FAILURES:
+            self._give_up()
 
     def _give_up(self) -> None:
         problem = f"{self.role} fails ({in_words(self.failures[-1])}), {len(self.failures)} times in a row"
@@ -143,10 +153,11 @@ def _seed(prompt: str) -> int:
     return xxhash.xxh3_64_intdigest(prompt.encode()) >> 1
 
 
-def chat_encoder(tokenizer_dir: Path) -> Callable[[str], Sequence[int]]:
-    """Encodes a prompt as a user's turn of the model's chat template, or plainly where it has none.
+def chat_encoder(tokenizer_dir: Path, opening: str) -> Callable[[str], Sequence[int]]:
+    """Encodes a prompt as a user's turn of the model's chat template and opens the reply; plainly where it has none.
 
-    The prompt is ordinary text, whatever it spells: a pair cannot end its turn.
+    The prompt is ordinary text, whatever it spells: a pair cannot end its turn.  Small models that would repeat the
+    question, or answer it, give what is asked for where their reply is begun for them.
 
     Raises:
         UserError: no tokenizer there.
@@ -158,9 +169,9 @@ def chat_encoder(tokenizer_dir: Path) -> Callable[[str], Sequence[int]]:
     wire = load_wire(tokenizer_dir)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     if not tokenizer.chat_template:
-        return lambda prompt: [wire.bos_id, *wire.encode(prompt)]
+        return lambda prompt: [wire.bos_id, *wire.encode(f"{prompt}\n{opening}")]
     mark = "\x02prompt\x03"
     turns = [{"role": "user", "content": mark}]
     head, _, tail = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).partition(mark)
     before, after = (tokenizer.encode(part, add_special_tokens=False) for part in (head, tail))
-    return lambda prompt: [*before, *wire.encode(prompt), *after]
+    return lambda prompt: [*before, *wire.encode(prompt), *after, *wire.encode(opening)]

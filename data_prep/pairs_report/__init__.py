@@ -17,12 +17,14 @@ from data_prep.checks.grounding import can_be_grounded, grounding
 from data_prep.checks.languages import is_unspaced, language_of, units
 from data_prep.errors import UserError
 from data_prep.pairs_report.categories import category_of
+from data_prep.pairs_report.model_categories import ModelCategories
+from data_prep.pairs_report.sample import Sample
 from data_prep.readers import beside, read_chains
 from data_prep.records import AugmentedText, Pair
 from data_prep.settings import CheckSettings
 from data_prep.synthesis.wire import split_question
 
-__all__ = ["PairFigures", "count_pairs", "kind_of", "read_drops"]
+__all__ = ["PairFigures", "count_pairs", "kind_of", "read_drops", "summary_of"]
 
 KINDS = ("free", "free, with rationale", "choice", "choice, with rationale")
 # Beginnings of questions that are told apart at once; the rarest go first, and are counted as forgotten.
@@ -33,7 +35,8 @@ MOST_BEGINNINGS = 200_000
 class PairFigures:
     """Counts over a file of chains.  Lengths are in tokens with a tokenizer, else in words (`unit` says which).
 
-    A length's counter has a key a length; `beginnings` a key (first word, second word) of the questions.
+    A length's counter has a key a length; `beginnings` a key (first word, second word) of the questions.  Each pair is
+    offered to `sample`, where there is one.
     """
 
     unit: str
@@ -52,6 +55,7 @@ class PairFigures:
     forgotten: int = 0
     languages: Counter[str] = field(default_factory=Counter)
     grounded: Counter[str] = field(default_factory=Counter)
+    sample: Sample | None = None
 
     def add(self, text: AugmentedText, lengths: Iterable[tuple[int, int]]) -> None:
         """Counts a text; `lengths` has (question, answer) of each of its pairs."""
@@ -66,6 +70,8 @@ class PairFigures:
             category = category_of(pair)
             self.categories[category] += 1
             self.examples.setdefault(category, pair)
+            if self.sample is not None:
+                self.sample.offer(pair, text, category)
             self.grounded[self._grounding(pair, text)] += 1
             self._add_beginning(pair)
 
@@ -82,16 +88,19 @@ class PairFigures:
             self.beginnings = kept
 
 
-def count_pairs(chains_path: Path | str, encode: Callable[[str], Any] | None = None) -> PairFigures:
+def count_pairs(
+    chains_path: Path | str, encode: Callable[[str], Any] | None = None, sample: Sample | None = None
+) -> PairFigures:
     """Counts the pairs of a file of chains.
 
     Args:
         encode: gives the tokens of a text; without it words are counted, and characters of scripts without spaces.
+        sample: draws from the pairs as they pass.
 
     Raises:
         UserError: the chains cannot be read.
     """
-    figures = PairFigures("tokens" if encode else "words", CheckSettings().min_grounding)
+    figures = PairFigures("tokens" if encode else "words", CheckSettings().min_grounding, sample=sample)
     measure = encode or units
     for chain in read_chains(chains_path):
         figures.chains += 1
@@ -114,6 +123,25 @@ def beginning_of(pair: Pair) -> tuple[str, str]:
         return "".join(found[:2]), "".join(found[2:4])
     first, second, *_ = [*found, "", ""]
     return first, second
+
+
+def summary_of(figures: PairFigures, model: ModelCategories | None) -> dict[str, Any]:
+    """The counts of the page for programs: categories by rules of all pairs, and what a model said where one did."""
+    counts = {"chains": figures.chains, "texts": figures.texts, "pairs": figures.pairs, "unit": figures.unit}
+    sums = {
+        name: sum(length * number for length, number in lengths.items())
+        for name, lengths in (("pair_length", figures.pair_lengths), ("answer_length", figures.answer_lengths))
+    }
+    tables = {
+        name: dict(counter.most_common())
+        for name, counter in (
+            ("kinds", figures.kinds),
+            ("categories", figures.categories),
+            ("languages", figures.languages),
+            ("grounded", figures.grounded),
+        )
+    }
+    return {**counts, **sums, **tables, "model_categories": model.to_json() if model else None}
 
 
 def read_drops(chains_path: Path | str) -> Mapping[str, Mapping[str, int]] | None:

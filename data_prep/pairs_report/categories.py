@@ -22,9 +22,10 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A category matches by its question, its whole answer, or by having options."""
+    """A category matches by its question, its whole answer, or by having options; `asks` tells a model of it."""
 
     name: str
+    asks: str
     question: re.Pattern[str] | None
     answer: re.Pattern[str] | None
     options: bool
@@ -57,4 +58,4 @@ def _category(row: dict[str, str | bool]) -> Category:
     rules += [str(row["zh"])] if "zh" in row else []
     question = re.compile("|".join(rules)) if rules else None
     answer = re.compile(str(row["answer"])) if "answer" in row else None
-    return Category(str(row["name"]), question, answer, bool(row.get("options", False)))
+    return Category(str(row["name"]), str(row["asks"]), question, answer, bool(row.get("options", False)))

@@ -14,6 +14,7 @@ from data_prep.settings import (
     FetchSettings,
     IndexSettings,
     InstructionSettings,
+    PairsReportSettings,
     RenderSettings,
     SynthesizeSettings,
 )
@@ -105,15 +106,14 @@ def decontaminate(
 
 
 @app.command()
+@settings_options(PairsReportSettings)
 def report_pairs(
     chains: Annotated[Path, typer.Argument(help="chains, checked or not, JSONL")],
     out: Annotated[Path, typer.Argument(help="page to write, HTML")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Hugging Face directory, to count tokens; default: words are counted")
-    ] = None,
+    settings: PairsReportSettings,
 ) -> None:
     """Show what pairs there are as one HTML page: amounts, kinds, task categories, beginnings, grounding, drops."""
-    steps.report_pairs(chains, out, tokenizer)
+    steps.report_pairs(settings, chains, out)
 
 
 @app.command()

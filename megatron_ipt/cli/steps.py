@@ -17,6 +17,7 @@ from data_prep.settings import (
     FetchSettings,
     IndexSettings,
     InstructionSettings,
+    PairsReportSettings,
     RenderSettings,
     SynthesizeSettings,
 )
@@ -105,12 +106,20 @@ def decontaminate(settings: CheckSettings, documents: Path, out: Path) -> None:
     tables.show_counts("documents", run(settings, documents, out))
 
 
-def report_pairs(chains: Path, out: Path, tokenizer: Path | None) -> None:
+def report_pairs(settings: PairsReportSettings, chains: Path, out: Path) -> None:
+    from data_prep.pairs_report.naming import open_namer
     from data_prep.synthesis.wire import load_wire
     from megatron_ipt.report import pairs
+    from megatron_ipt.report.model_categories import agreement_of
 
-    encode = load_wire(tokenizer).encode if tokenizer else None
-    tables.console().print(f"wrote {pairs(chains, out, encode)}")
+    namer = open_namer(settings)
+    encode = load_wire(settings.tokenizer).encode if settings.tokenizer else None
+    model = pairs(chains, out, settings, encode, namer)
+    if model is not None:
+        counts = {"asked": len(model.pairs), "named": model.named, "unreadable": model.unreadable.total()}
+        tables.show_counts("categories by a model", {**counts, "failed": model.failed.total()})
+        tables.console().print(f"called as by the rules: {agreement_of(model)}")
+    tables.console().print(f"wrote {out}")
 
 
 def render(settings: RenderSettings, chains: Path, leftovers: Sequence[Path], documents: Path, out: Path) -> None:

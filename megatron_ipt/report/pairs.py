@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from data_prep.pairs_report import KINDS, PairFigures
+from data_prep.pairs_report.model_categories import ModelCategories
+from megatron_ipt.report import model_categories
 from megatron_ipt.report.bars import Bars, Sunburst, counts_link, histogram, wedges
 from megatron_ipt.report.parts import Head, Section, Tile
 from megatron_ipt.report.preparation import clip
@@ -18,9 +20,10 @@ MOST_ROWS = 40
 MAX_EXAMPLE_CHARACTERS = 90
 
 
-def head(figures: PairFigures, name: str, date: str) -> Head:
+def head(figures: PairFigures, name: str, date: str, model: ModelCategories | None) -> Head:
     asked = figures.grounded["grounded"] + figures.grounded["not grounded"]
     grounded = share_of(figures.grounded["grounded"], asked)
+    told = "told by the wording" if model is None else f"a model agrees on {percent(model.agreement).text}"
     tiles = (
         Tile("pairs", f"{figures.pairs:,}", f"{_mean(figures.pairs_of_text):.1f} a text"),
         Tile("texts", f"{figures.texts:,}", f"in {figures.chains:,} chains"),
@@ -28,7 +31,7 @@ def head(figures: PairFigures, name: str, date: str) -> Head:
             f"{figures.unit} a pair", f"{_mean(figures.pair_lengths):.1f}", f"median {_median(figures.pair_lengths):,}"
         ),
         Tile("grounded", percent(grounded).text, f"of {asked:,} answers that should be"),
-        Tile("task categories", f"{len(figures.categories):,}", "told by the wording"),
+        Tile("task categories", f"{len(figures.categories):,}", told),
     )
     summary = (
         f"{figures.pairs:,} pairs about {figures.texts:,} texts: what they ask, how long they are, and how many of "
@@ -37,10 +40,16 @@ def head(figures: PairFigures, name: str, date: str) -> Head:
     return Head(name, date, summary, tiles)
 
 
-def sections(figures: PairFigures, drops: Mapping[str, Mapping[str, int]] | None) -> list[Section]:
+def sections(
+    figures: PairFigures, drops: Mapping[str, Mapping[str, int]] | None, model: ModelCategories | None
+) -> list[Section]:
     if not figures.pairs:
         return [_dropped(figures, drops)] if drops is not None else []
-    found = [_amounts(figures), _kinds(figures), _categories(figures), _beginnings(figures), _grounding(figures)]
+    found = [_amounts(figures), _kinds(figures), _categories(figures)]
+    if model is not None:
+        told, tables = model_categories.sentences(model), model_categories.tables(model)
+        found.append(Section("model-categories", "Task categories by a model", told, tables=tables))
+    found += [_beginnings(figures), _grounding(figures)]
     return [*found, _dropped(figures, drops)] if drops is not None else found
 
 

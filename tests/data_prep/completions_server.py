@@ -14,7 +14,8 @@ class CompletionsServer(ThreadingHTTPServer):
     """Answers "word " and the prompt's first id; `script` has other behaviours for the first requests.
 
     Behaviours: answer, busy (429), broken (500), hang, close, garbage (no JSON), page (HTML), refuse (400 in words),
-    detail (422, worded otherwise), bare (no usage), empty (no choices) and a finish reason in JSON, `reason:"abort"`.
+    detail (422, worded otherwise), bare (no usage), empty (no choices), a finish reason in JSON, `reason:"abort"`, and
+    words to say, `says:yes`.
     "hold" answers when `released` is set; "answer" when `together` requests are there.
     """
 
@@ -97,6 +98,9 @@ def answer(behaviour: str, body: dict[str, Any]) -> tuple[int, bytes, dict[str, 
     if behaviour.startswith("reason:"):
         reason = json.loads(behaviour.removeprefix("reason:"))
         return 200, json.dumps({**whole, "choices": [{**choice, "finish_reason": reason}], "usage": usage}).encode(), {}
+    if behaviour.startswith("says:"):
+        said = {**choice, "text": behaviour.removeprefix("says:")}
+        return 200, json.dumps({**whole, "choices": [said], "usage": usage}).encode(), {}
     if behaviour == "garbage":
         return 200, b'{"choices": [', {}
     if behaviour == "page":

@@ -10,8 +10,8 @@ from data_prep.synthesis.engines import Completion, Request
 
 
 class ScriptedEngine:
-    """Asks for the second word of a text; of one that says "barren" it makes no pair.  `before` may raise.
-    An answer takes `turns` rounds of the event loop.
+    """Asks for the second word of a text; of one that says "barren" it makes no pair.  `before` may raise, `reply` says
+    something else.  An answer takes `turns` rounds of the event loop.
 
     `requests` are those that were answered, in their order; `most` is the most calls that were under way at once.
     """
@@ -24,8 +24,10 @@ class ScriptedEngine:
         concurrency: int = 4,
         before: Callable[[Sequence[Request]], None] = lambda requests: None,
         turns: int = 1,
+        reply: Callable[[Request], Completion] | None = None,
     ) -> None:
         self.batch_size, self.concurrency, self.before = batch_size, concurrency, before
+        self.reply = reply or answer
         self.turns = turns
         self.requests: list[Request] = []
         self.under_way = self.most = 0
@@ -40,7 +42,7 @@ class ScriptedEngine:
         finally:
             self.under_way -= 1
         self.requests += requests
-        return [answer(request) for request in requests]
+        return [self.reply(request) for request in requests]
 
     async def close(self) -> None:
         """Nothing was started."""

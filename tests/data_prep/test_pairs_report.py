@@ -21,6 +21,7 @@ from data_prep.pairs_report import PairFigures, beginning_of, count_pairs, kind_
 from data_prep.pairs_report.categories import OTHER, categories, category_of
 from data_prep.readers import write_json, write_jsonl
 from data_prep.records import AugmentedText, Chain, Pair
+from data_prep.settings import PairsReportSettings
 from megatron_ipt.report import pairs as write_page
 from megatron_ipt.report.bars import histogram, wedges
 
@@ -45,6 +46,10 @@ CATEGORIES = {
     "Give the text a title.": "title",
     "Translate the first sentence.": "translation",
     "What does the word keeper mean?": "word meaning",
+    'Explain the term "wick" by what the text says.': "word meaning",
+    'How is "wick" defined here?': "word meaning",
+    "What did the keeper say?": "conversation",
+    "What does the text say of the lamp?": "other fact",
     "What does NASA stand for?": "abbreviation",
     "What can be inferred about the keeper?": "inference",
     "Compare the two lamps.": "comparison",
@@ -195,10 +200,16 @@ class Addresses(HTMLParser):
         ]
 
 
+def page_of(chains_path: Path) -> str:
+    out = chains_path.with_name("page.html")
+    assert write_page(chains_path, out, PairsReportSettings()) is None
+    return out.read_text(encoding="utf-8")
+
+
 def test_the_page_shows_the_counts_and_needs_nothing_else(chains_path: Path, tmp_path: Path):
     drops = {"form": {}, "grounding": {"not_grounded": 12, "answer_is_question": 3}}
     write_json(tmp_path / "chains.jsonl.summary.json", {"in": 0, "kept": 0, "dropped": drops})
-    page = write_page(chains_path, tmp_path / "page.html").read_text(encoding="utf-8")
+    page = page_of(chains_path)
     figures = count_pairs(chains_path)
     parser = Addresses()
     parser.feed(page)
@@ -219,7 +230,7 @@ def test_the_page_shows_the_counts_and_needs_nothing_else(chains_path: Path, tmp
 
 def test_a_page_of_nothing_and_of_a_damaged_summary(tmp_path: Path):
     write_jsonl(tmp_path / "chains.jsonl", [])
-    assert "0 pairs" in write_page(tmp_path / "chains.jsonl", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "0 pairs" in page_of(tmp_path / "chains.jsonl")
     assert read_drops(tmp_path / "chains.jsonl") is None
     (tmp_path / "chains.jsonl.summary.json").write_text("[]")
     with pytest.raises(UserError, match="not a summary"):
