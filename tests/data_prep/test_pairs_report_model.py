@@ -243,20 +243,23 @@ def test_page_summary_and_rows_tell_the_same(chains_path: Path, tmp_path: Path):
     assert "ConnectionError: the line is dead" in words and "cause or effect" in words
     both = found.confusion["count", "count"]
     assert f"count {found.column(0)['count']} {found.column(1)['count']} {both} 100.0 %" in words
+    assert f"measure {found.column(0)['measure']} 0 0 0.0 %" in words
 
 
-def test_through_a_real_server(chains_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_through_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     script = ["says: count", "says:Person", "says:I cannot tell", "refuse"]
     with serving(script, default="says: other") as server:
         settings = PairsReportSettings(
             category_engine_url=(server.url,), category_model="m", category_tokenizer=llama3_like(tmp_path),
-            category_pairs=10,
+            category_pairs=6,
         )  # fmt: skip
-        found = write_page(chains_path, tmp_path / "page.html", settings, None, open_namer(settings))
-    assert found is not None and len(server.bodies) == 10 == len(found.pairs)
-    assert found.column(1) == {"count": 1, "person": 1, "other": 6}
+        namer, sample = open_namer(settings), make_sample(settings)
+        assert namer is not None and drawn_of(corpus(3), sample)
+        found = namer(sample)
+    assert len(server.bodies) == 6 == len(found.pairs)
+    assert found.column(1) == {"count": 1, "person": 1, "other": 2}
     assert found.unreadable == {"I cannot tell": 1}
     (failure,) = found.failed
     assert "longer than the context of 8 tokens" in failure and server.url in failure
