@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import environment, warm_python
 from random_tokens import chunks, write
 
 from data_prep.blend import plan
@@ -30,9 +29,10 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     plan(
         BlendSettings(sources={"one": SourceSettings(prefix=folder / "one", weight=1)}, seq_length=64), folder / "blend"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORKER), str(folder), str(folder / "out.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    command = [warm_python(), str(WORKER), str(folder), str(folder / "out.json")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment("megatron"), check=False, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
     return found

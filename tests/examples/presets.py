@@ -43,7 +43,7 @@ def check_environment(path: Path, least: int = 5) -> None:
 
 
 def python(code: str) -> Any:
-    """What `code` prints last, as JSON, run by a process of its own: megatron-core's shim must not reach this one."""
+    """What `code` prints last, as JSON, run by a process of its own that has not imported megatron-core."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

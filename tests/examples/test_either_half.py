@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from forks import environment, warm_python
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "either_half"
 NAMES = ("weights", "rewritten", "literal")
@@ -16,15 +16,14 @@ NAMES = ("weights", "rewritten", "literal")
 
 @pytest.fixture(scope="module")
 def printed() -> Mapping[str, str]:
-    """What each command prints; all three at once."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """What each command prints; all three at once, and one of them as a user starts it."""
     started = {
         name: subprocess.Popen(
-            [sys.executable, EXAMPLE / f"{name}.py"],
+            [warm_python() if name != NAMES[0] else sys.executable, EXAMPLE / f"{name}.py"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment(),
         )
         for name in NAMES
     }

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import forked_python
+from forks import forked_python, warm_python
 from presets import ROOT, cells, check_by_hand, check_environment, python, submitted
 
 from data_prep.settings import BlendSettings
@@ -150,7 +149,7 @@ def test_on_256_gpus_only_the_layout_differs() -> None:
 
 def test_the_verb_prints_the_table_of_the_readme() -> None:
     call = next(line.split() for line in README.splitlines() if line.strip().startswith("ipt plan"))
-    command = [sys.executable, "-m", "megatron_ipt.cli.main", *call[1:]]
+    command = [warm_python(), "-m", "megatron_ipt.cli.main", *call[1:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [cells(line) for line in done.stdout.splitlines() if line.startswith("│")]
@@ -241,7 +240,7 @@ for override in {list(WRONG)!r}:
             told[override] = [end.code, stderr.getvalue()]
 print(json.dumps(told))
 """
-    found = python(code)
+    found = forked_python(code)
     for override, expected in WRONG.items():
         status, stderr = found[override]
         assert status == 1, override

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from forks import environment, run_forked
+from forks import environment, run_forked, warm_python
 
 from data_prep.blend import plan
 from data_prep.settings import BlendSettings, SourceSettings
@@ -38,21 +38,27 @@ class TinyRun:
     blend: Path
 
 
-def ipt(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    command = [sys.executable, "-m", "megatron_ipt.cli.main", *map(str, arguments)]
+def ipt(*arguments: object, check: bool = True, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does; `fresh`, with all of its imports and its children's."""
+    command = [sys.executable if fresh else warm_python(), "-m", "megatron_ipt.cli.main", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def ipts(folder: Path, commands: Mapping[str, Sequence[object]]) -> dict[str, subprocess.CompletedProcess[str]]:
+def ipts(
+    folder: Path, commands: Mapping[str, Sequence[object]], warm: str = "plain"
+) -> dict[str, subprocess.CompletedProcess[str]]:
     """`ipt` for several commands (name -> arguments) in one process; `folder` is for its answer."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs, out = [[*map(str, arguments)] for arguments in commands.values()], folder / "told.json"
     worker = Path(__file__).with_name("cli_worker.py")
     done = subprocess.run(
-        [sys.executable, worker, json.dumps(jobs), out], capture_output=True, text=True, env=environment(), check=False
+        [warm_python(), worker, json.dumps(jobs), out],
+        capture_output=True,
+        text=True,
+        env=environment(warm),
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(out.read_text(encoding="utf-8"))
@@ -62,7 +68,7 @@ def ipts(folder: Path, commands: Mapping[str, Sequence[object]]) -> dict[str, su
 
 
 def run_ranks(processes: int, *arguments: object) -> None:
-    """A script on several ranks, as `torchrun --nproc-per-node` starts it, but forked: see fork_server.py."""
+    """A script on several ranks, as `torchrun --nproc-per-node` starts it, but forked: see warm/server.py."""
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # the ranks' own, as torchrun's agent has
@@ -183,7 +189,7 @@ def _write_data(folder: Path, blend: Path, write_dataset: Any) -> None:
 
 
 def run_python(code: str, *arguments: str) -> object:
-    """Run code in a fresh process (`forks.forked_python` has megatron-core imported already); it prints JSON last."""
+    """Run code in a fresh process, for what `forks.forked_python` cannot show; it prints JSON last."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ VERBS = [
 
 
 def test_every_verb_has_help(tmp_path: Path) -> None:
-    assert "Usage: ipt" in ipt("--help").stdout
+    assert "Usage: ipt" in ipt("--help", fresh=True).stdout
     for verb, done in ipts(tmp_path, {verb: [*verb.split(), "--help"] for verb in VERBS}).items():
         assert f"Usage: ipt {verb}" in done.stdout
 
@@ -276,7 +276,7 @@ def test_a_step_runs_again_only_when_something_changed(tmp_path: Path) -> None:
 
 
 def test_doctor_prints_the_table_and_what_is_missing() -> None:
-    text = ipt("doctor").stdout
+    text = ipt("doctor", fresh=True).stdout
     assert "gloo" in text and "nccl" in text
     assert "ready to train" in text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_python
+from forks import forked_python
 
 from data_prep.errors import UserError
 from megatron_ipt.architecture import Architecture, check_layout
@@ -16,7 +16,9 @@ from megatron_ipt.settings import TrainSettings
 @pytest.fixture(scope="module")
 def megatron() -> dict[str, Any]:
     """What context_worker.py tells of megatron-core."""
-    told = run_python("import sys; sys.path.insert(0, sys.argv[1]); import context_worker", str(Path(__file__).parent))
+    told = forked_python(
+        "import sys; sys.path.insert(0, sys.argv[1]); import context_worker", str(Path(__file__).parent)
+    )
     assert isinstance(told, dict)
     return told
 

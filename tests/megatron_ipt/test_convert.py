@@ -98,7 +98,7 @@ def told(tiny: TinyRun, folder: Path) -> dict[str, Any]:
         shutil.copytree(tiny.init, folder / fault)
         break_checkpoint(folder / fault / "iter_0000000", fault, folder / "touched")
         commands[fault] = ("convert", "export", folder / fault, folder / f"{fault}_out")
-    return ipts(folder / "told", commands)
+    return ipts(folder / "told", commands, "megatron")
 
 
 def test_a_round_trip_gives_the_same_tensors(tiny: TinyRun, told: Any, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ipt, run_python
+from forks import forked_python
 
 from data_prep.errors import UserError
 from megatron_ipt.cli import pipeline, processes, train
@@ -72,7 +73,7 @@ def test_every_difference_of_the_table_is_legal_for_megatron() -> None:
 import json
 from megatron_ipt.mcore.config import TransformerConfig
 print(json.dumps([name for name in {names!r} if name not in TransformerConfig.__dataclass_fields__]))"""
-    assert run_python(code) == []
+    assert forked_python(code) == []
 
 
 @pytest.mark.parametrize("variables", [{}, {"LOCAL_WORLD_SIZE": "8"}])
@@ -138,7 +139,7 @@ for make in (FusedAdam, torch.optim.AdamW):
         optimizer.step()
     runs.append(params)
 print(json.dumps([float((a - b).abs().max()) for a, b in zip(*runs)]))"""
-    assert max(run_python(code)) <= 1e-7
+    assert max(forked_python(code)) <= 1e-7
 
 
 def test_auto_takes_transformer_engine_where_it_imports_and_a_gpu_is() -> None:
@@ -161,8 +162,8 @@ print(json.dumps(found))"""
     stand_in = "import transformer_engine_stand_in"
     without = "import importlib.util as u; find = u.find_spec; u.find_spec = lambda name, *a: (\n"
     without += "    None if name == 'transformer_engine' else find(name, *a))"
-    assert run_python(code.format(stand_in=stand_in)) == ["transformer_engine", "local"]
-    assert run_python(code.format(stand_in=without)) == ["local", "local"]
+    assert forked_python(code.format(stand_in=stand_in), warm="plain") == ["transformer_engine", "local"]
+    assert forked_python(code.format(stand_in=without), warm="plain") == ["local", "local"]
 
 
 @pytest.mark.parametrize("part", ["transformer_engine", "transformer_engine/pytorch"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import SEQ_LENGTH, TinyRun, environment, losses
+from forks import warm_python
 
 from data_prep.blend import plan
 from data_prep.fetch.models import fetch_model
@@ -54,8 +55,8 @@ def plain(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> subprocess
     """The plain loop, begun: it runs beside ours."""
     out = tmp_path_factory.mktemp("plain") / "plain.json"
     script = Path(__file__).with_name("plain_loop.py")
-    command = [sys.executable, script, tiny.hf, tiny.blend, STEPS, "8", "1e-3", out]
-    process = subprocess.Popen(list(map(str, command)), env=environment())
+    command = [warm_python(), script, tiny.hf, tiny.blend, STEPS, "8", "1e-3", out]
+    process = subprocess.Popen(list(map(str, command)), env=environment("transformers"))
     process.out = out  # type: ignore[attr-defined]
     return process
 

@@ -9,13 +9,13 @@ import hashlib
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SEQ_LENGTH, VOCABULARY, TinyRun, environment, losses, run_ranks
+from forks import warm_python
 from test_policy import write_spans
 
 from data_prep.blend import plan
@@ -76,7 +76,7 @@ def plain(tiny: TinyRun, blend: Path, tmp_path_factory: pytest.TempPathFactory) 
     }
     out = tmp_path_factory.mktemp("plain") / "plain.json"
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "plain_loop.py"), str(out), json.dumps(jobs)], env=environment()
+        [warm_python(), str(HERE / "plain_loop.py"), str(out), json.dumps(jobs)], env=environment("transformers")
     )
     process.out = out  # type: ignore[attr-defined]
     return process

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_python
+from forks import forked_python
 
 
 @pytest.fixture(scope="module")
 def told() -> Any:
     """What low_precision_worker.py tells."""
-    return run_python(
+    return forked_python(
         "import sys; sys.path.insert(0, sys.argv[1]); import low_precision_worker", str(Path(__file__).parent)
     )
 
