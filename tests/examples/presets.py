@@ -42,19 +42,6 @@ def check_environment(path: Path, least: int = 5) -> None:
         assert lines[index - 1].startswith("# ") and len(lines[index - 1]) > 30, lines[index]
 
 
-def python(code: str) -> Any:
-    """What `code` prints last, as JSON, run by a process of its own that has not imported megatron-core."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def plans_of(recipes: Mapping[str, tuple[Path, int, Sequence[str]]]) -> dict[str, Any]:
     """The plan of each (recipe, world size, overrides), as JSON: its ranks are built on the meta device."""
     given = {name: (str(path), world, list(overrides)) for name, (path, world, overrides) in recipes.items()}

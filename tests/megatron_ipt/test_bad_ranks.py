@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyRun, environment
+from forks import warm_python
 
 from megatron_ipt.cli import torchrun_log
 from megatron_ipt.training.watchdog import ENDED, Judge, Phase, Position
@@ -24,11 +25,11 @@ main.main()
 """
 
 
-def run_with(fault: str, tiny: TinyRun, folder: Path, *more: str) -> tuple[str, float]:
+def run_with(fault: str, tiny: TinyRun, folder: Path, *more: str, python: str = sys.executable) -> tuple[str, float]:
     """`ipt train` with the faulty worker in the place of its own; what it says, and how long after step 2 it ended."""
     settings = [f"output_dir={folder}", "train.nproc_per_node=2", "train.train_iters=5", "train.parity_gate=false"]
     settings += ["train.held_out=null", "train.hang_seconds=6", *more]
-    command = [sys.executable, "-c", CODE, str(WORKER), "train", str(tiny.recipe), *settings]
+    command = [python, "-c", CODE, str(WORKER), "train", str(tiny.recipe), *settings]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**environment(), "FAULT": fault}, timeout=120, check=False
     )
@@ -63,7 +64,7 @@ def test_a_rank_that_hangs_is_named_and_all_leave(tiny: TinyRun, tmp_path: Path)
 
 
 def test_a_rank_that_is_killed_is_named_with_its_signal(tiny: TinyRun, tmp_path: Path) -> None:
-    told, seconds = run_with("kill", tiny, tmp_path / "run")
+    told, seconds = run_with("kill", tiny, tmp_path / "run", python=warm_python())
     assert told.startswith("error: rank 1: was killed by SIGKILL"), told
     assert len(told.splitlines()) == 1
     assert seconds < 30
@@ -71,7 +72,7 @@ def test_a_rank_that_is_killed_is_named_with_its_signal(tiny: TinyRun, tmp_path:
 
 def test_a_file_that_rank_0_alone_cannot_write_is_one_line_and_all_leave(tiny: TinyRun, tmp_path: Path) -> None:
     """The others wait in a collective for the metadata file: before, for half an hour."""
-    told, seconds = run_with("metadata", tiny, tmp_path / "run", "train.save_interval=1")
+    told, seconds = run_with("metadata", tiny, tmp_path / "run", "train.save_interval=1", python=warm_python())
     saves = tmp_path / "run" / "train" / "checkpoints"
     line = f"error: {saves / 'iter_0000002'}: the checkpoint was not written ([Errno 28] No space left on device); "
     assert told.startswith(line), told

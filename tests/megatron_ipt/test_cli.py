@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import TinyRun, environment, ipt, ipts, with_byte_tokenizer
+from forks import warm_python
 
 from data_prep.blend import plan
 from data_prep.indexing.layout import bin_path
@@ -229,7 +230,7 @@ def damaged_blend(folder: Path, write_dataset: Any) -> tuple[Path, str]:
 
 
 def test_torchrun_itself_tells_it_too(tiny: TinyRun, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
+    command = [warm_python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
     command += ["megatron_ipt.pretrain", "--recipe", str(tiny.recipe), f"output_dir={tmp_path}", "train.seq_length=32"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode != 0
@@ -281,18 +282,28 @@ def test_doctor_prints_the_table_and_what_is_missing() -> None:
     assert "ready to train" in text
 
 
-@pytest.mark.parametrize(("package", "code"), [("pyarrow", 1), ("rich", 1), ("lm-eval", 0)])
-def test_the_doctor_says_no_when_training_lacks_a_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, code: int
-) -> None:
-    """pyarrow belongs to the extras prep and train both, lm-eval to neither; a container's health rests on the code."""
-    hide = "import importlib.metadata as m\nfound = m.version\ndef version(name):\n"
-    hide += (
-        f"    if name == {package!r}: raise m.PackageNotFoundError(name)\n    return found(name)\nm.version = version\n"
+def doctor(version: str) -> subprocess.CompletedProcess[str]:
+    """`ipt doctor` where what `version` says of a `name` comes first: a suite in the function that tells versions."""
+    code = f"""
+import sys
+from importlib.metadata import PackageNotFoundError
+from megatron_ipt.cli import doctor, main
+found = doctor.version
+def version(name):
+    {version}
+    return found(name)
+doctor.version = version
+sys.argv = ["ipt", "doctor"]
+main.main()"""
+    return subprocess.run(
+        [warm_python(), "-c", code], capture_output=True, text=True, env=environment("megatron"), check=False
     )
-    (tmp_path / "sitecustomize.py").write_text(hide, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    done = ipt("doctor", check=False)
+
+
+@pytest.mark.parametrize(("package", "code"), [("pyarrow", 1), ("rich", 1), ("lm-eval", 0)])
+def test_the_doctor_says_no_when_training_lacks_a_package(package: str, code: int) -> None:
+    """pyarrow belongs to the extras prep and train both, lm-eval to neither; a container's health rests on the code."""
+    done = doctor(f"if name == {package!r}: raise PackageNotFoundError(name)")
     assert done.returncode == code, done.stdout + done.stderr
     assert package in next(line for line in done.stdout.splitlines() if line.startswith("missing for"))
 
@@ -389,14 +400,9 @@ def test_wrong_datasets_are_told_in_a_line(datasets: Path, tiny: TinyRun, tmp_pa
         ("2.13.0+cpu", "pip install -c constraints-cpu.txt -e '.[train]'"),
     ],
 )
-def test_the_doctor_keeps_the_images_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, mend: str
-) -> None:
-    change = "import importlib.metadata as m\nfound = m.version\ndef version(name):\n"
-    change += f"    if name == 'torch': return {torch!r}\n    if name == 'psutil': raise m.PackageNotFoundError(name)\n"
-    (tmp_path / "sitecustomize.py").write_text(change + "    return found(name)\nm.version = version\n", "utf-8")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    text = " ".join(ipt("doctor", check=False).stdout.split())
+def test_the_doctor_keeps_the_images_torch(torch: str, mend: str) -> None:
+    told = f"if name == 'torch': return {torch!r}\n    if name == 'psutil': raise PackageNotFoundError(name)"
+    text = " ".join(doctor(told).stdout.split())
     assert f"missing for train: psutil; in the checkout: {mend}" in text
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyRun, environment
+from forks import warm_python
 
 
 def newest(saves: Path) -> int:
@@ -36,7 +37,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_save_before(tiny: TinyRun,
     assert {"run_card.json", ".metadata", "__0_0.distcp"} <= set(files)
     for name, digest in files.items():
         assert hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() == digest
-    again = [*command, f"train.train_iters={reached + 1}"]
+    again = [warm_python(), *command[1:], f"train.train_iters={reached + 1}"]
     subprocess.run(again, env=environment(), stdout=subprocess.DEVNULL, check=True)
     rows = (tmp_path / "train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [row["iteration"] for row in map(json.loads, rows) if row["kind"] == "train"]

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import environment
+from forks import environment, warm_python
 
 HERE = Path(__file__).parent
 
 
-def script(name: str) -> Any:
-    done = subprocess.run([sys.executable, HERE / name], capture_output=True, text=True, env=environment(), check=False)
+def script(python: str, name: str) -> Any:
+    command = [python, HERE / name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment("megatron"), check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout[done.stdout.index("{") :])
 
@@ -22,7 +23,7 @@ def script(name: str) -> Any:
 def test_megatron_cores_signatures_are_those_that_were_read() -> None:
     """A part that is gone, a parameter that is gone or moved, or a part that is used and not in the snapshot."""
     expected = json.loads((HERE / "megatron_signatures.json").read_text(encoding="utf-8"))
-    found = script("signatures.py")
+    found = script(sys.executable, "signatures.py")
     unlike = {name: (expected.get(name), found.get(name)) for name in {*expected, *found}}
     unlike = {name: pair for name, pair in unlike.items() if pair[0] != pair[1]}
     assert not unlike, "read what changed, then make the snapshot again (signatures.py says how)"
@@ -30,7 +31,7 @@ def test_megatron_cores_signatures_are_those_that_were_read() -> None:
 
 def test_a_hybrid_model_has_the_same_logits() -> None:
     """docs/decisions/0001: the day megatron-core drops GPTModel, the weights and the mathematics stay."""
-    told = script("hybrid_worker.py")
+    told = script(warm_python(), "hybrid_worker.py")
     assert told["all_weights"]
     assert told["shape"] == [1, 64, 512]
     assert told["spread"] > 0.1

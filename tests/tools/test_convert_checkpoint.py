@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forks import environment, warm_python
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -16,10 +16,10 @@ TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 GPT = ["--model-type", "GPT"]
 
 
-def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, TOOL, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+def tool(*arguments: object, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """`fresh`, with all of its imports, as a user starts it."""
+    command = [sys.executable if fresh else warm_python(), TOOL, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment("megatron"))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_there_and_back(hf: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "c" / "iter_0000000").is_dir()
     back = ["--loader", "mcore", "--saver", "hf", "--tokenizer-model", hf]
-    done = tool(*GPT, *back, "--load-dir", tmp_path / "c", "--save-dir", tmp_path / "new")
+    done = tool(*GPT, *back, "--load-dir", tmp_path / "c", "--save-dir", tmp_path / "new", fresh=True)
     assert done.returncode == 0, done.stderr
     assert "config.json: dtype float32 -> bfloat16" in done.stderr
     before, after = load_file(hf / "model.safetensors"), load_file(tmp_path / "new" / "model.safetensors")

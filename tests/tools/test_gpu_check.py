@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import warm_python
 
 from data_prep.errors import UserError
 
@@ -170,12 +171,12 @@ def test_a_measurement_of_speed_needs_three_turns(code: int, turns: int, status:
     assert gpu_steps.status_of_speed(0, "8b-fp8", {}) == "cut"
 
 
-def gpu_tests(tmp_path: Path, *chosen: str, rehearsal: bool = True) -> tuple[dict[str, Any], str]:
+def gpu_tests(tmp_path: Path, python: str, *chosen: str, rehearsal: bool = True) -> tuple[dict[str, Any], str]:
     """What tests/gpu came to, by the name of a test, and what pytest said."""
     figures = tmp_path / "figures.json"
     variables = {"IPT_GPU_FIGURES": str(figures), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *chosen],
+        [python, "-m", "pytest", "-p", "no:cacheprovider", "-q", *chosen],
         env={**os.environ, **variables, **({"IPT_GPU_REHEARSAL": "1"} if rehearsal else {})},
         cwd=ROOT,
         capture_output=True,
@@ -188,14 +189,14 @@ def gpu_tests(tmp_path: Path, *chosen: str, rehearsal: bool = True) -> tuple[dic
 
 
 def test_without_a_gpu_the_tests_are_skipped_with_the_reason(tmp_path: Path) -> None:
-    found, said = gpu_tests(tmp_path, "tests/gpu", rehearsal=False)
+    found, said = gpu_tests(tmp_path, sys.executable, "tests/gpu", rehearsal=False)
     assert len(found) > 25 and {test["outcome"] for test in found.values()} == {"skipped"}
     assert "needs an NVIDIA GPU (tools/gpu_check.sh); IPT_GPU_REHEARSAL=1 rehearses it on a CPU" in said
 
 
 def test_a_short_rehearsal_passes_and_leaves_figures(tmp_path: Path) -> None:
     chosen = "test_fp8.py::test_the_loss_stays_within_two_per_cent_of_bf16[delayed hybrid]"
-    found, _ = gpu_tests(tmp_path, f"tests/gpu/{chosen}")
+    found, _ = gpu_tests(tmp_path, warm_python(), f"tests/gpu/{chosen}")
     (test,) = found.values()
     assert test["outcome"] == "passed"
     assert 0 < abs(test["figures"]["off"]) < 0.02 and len(test["figures"]["loss"]) == 12

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import forked_python
 from gpu import runs, test_documents, test_fp8, test_graphs, test_optimizer
 
 CODE = """
@@ -37,7 +35,7 @@ print(json.dumps(told))
 
 
 @pytest.mark.skipif(runs.REHEARSAL, reason="a rehearsal leaves these settings out")
-def test_the_settings_of_a_gpu_are_legal(tmp_path: Path, write_dataset: Any) -> None:
+def test_the_settings_of_a_gpu_are_legal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_dataset: Any) -> None:
     setting = runs.make(tmp_path, write_dataset)
     jobs = {
         **{name: test_fp8.overrides(*recipe) for name, recipe in test_fp8.RECIPES.items()},
@@ -45,15 +43,8 @@ def test_the_settings_of_a_gpu_are_legal(tmp_path: Path, write_dataset: Any) -> 
         **{attention: test_documents.overrides(attention) for attention in test_documents.ATTENTION},
         "aware": test_optimizer.AWARE,
     }
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, setting.recipe, json.dumps(jobs)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told = forked_python(CODE, str(setting.recipe), json.dumps(jobs))
     refused = {name: told.pop(name) for name in jobs if isinstance(told[name], str)}
     assert refused.keys() <= {"aware"}, refused
     if refused:  # megatron-core looks for the kernels of these states at once

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from forks import environment, warm_python
 from torch.distributed.launcher.api import LaunchConfig
 
 from data_prep.blend import plan as plan_blend
@@ -225,8 +226,8 @@ def test_two_interruptions_with_a_slow_save_end_in_the_bytes_of_none(
 
 
 def test_where_names_the_end_and_the_folder_and_starts_nothing(recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "megatron_ipt.cli.main", "train", str(recipe), f"output_dir={tmp_path}"]
-    done = subprocess.run([*command, "--where"], capture_output=True, text=True, cwd=ROOT, check=True)
+    command = [warm_python(), "-m", "megatron_ipt.cli.main", "train", str(recipe), f"output_dir={tmp_path}", "--where"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment("megatron"), check=True)
     assert done.stdout == f"{ITERATIONS} {tmp_path}/train/checkpoints\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import importlib
 import json
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from forks import environment, warm_python
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -49,14 +51,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([TOOL, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(autouse=True)
-def _this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shebang finds python3 on PATH."""
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+def tool(*arguments: object, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """The shebang finds python3 on PATH; `fresh`, with all of its imports, as a user starts it."""
+    here = Path(sys.executable if fresh else warm_python()).parent
+    variables = {**environment(), "PATH": f"{here}:{os.environ['PATH']}"}
+    return subprocess.run([TOOL, *map(str, arguments)], capture_output=True, text=True, check=False, env=variables)
 
 
 def files(prefix: Path) -> list[bytes]:
@@ -92,7 +91,7 @@ def test_bytes_are_megatrons(
     tmp_path: Path, corpus: Path, tokenizer: Path, more: list[object], eod: bool, bos: bool
 ) -> None:
     pytest.importorskip("megatron.core")
-    done = tool(*flags(corpus, tokenizer, tmp_path / "my.corpus"), *more)
+    done = tool(*flags(corpus, tokenizer, tmp_path / "my.corpus"), *more, fresh=eod)
     assert done.returncode == 0, done.stderr
     assert "3 documents" in done.stderr and "1 empty" in done.stderr
     ours = tmp_path / "my.corpus_text_document"

@@ -221,6 +221,7 @@ def start(folder: Path) -> None:
     (folder / "started").write_bytes(marshal.dumps((sys.executable, dict(os.environ))))
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{script}" "{folder}" "$@"\n', encoding="utf-8")
     python.chmod(0o755)
+    python.with_name("python3").symlink_to(python)
     sys.executable = str(python)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
