@@ -91,6 +91,8 @@ def test_every_step_runs_then_none(recipe: Path) -> None:
     assert (summary["in"], summary["kept"]) == (6, 3)
     assert sum(summary["dropped"]["grounding"].values()) == 3
     assert states(ipt("run", recipe).stdout) == dict.fromkeys(STEPS, "unchanged")
+    for step in ("evaluate", "report"):  # no other test of a few seconds starts these with all of their imports
+        ipt("run", recipe, "--only", step, fresh=True)
 
 
 def test_places_that_only_train_knows_are_refused(recipe: Path, tmp_path: Path) -> None:
