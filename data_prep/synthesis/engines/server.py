@@ -23,6 +23,8 @@ REST_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 # Seeds above this are refused by servers that keep them in 32 bits, with a sign.
 LARGEST_SEED = 2**31 - 1
+# What the client asks for by name; the true values are in its `extra_body`, of which it does not look at each id.
+_TAKEN_AS_IT_IS: Mapping[str, Any] = {"model": "", "prompt": ""}
 # More requests under way than the least busy server has: a chain then goes there, and begins without a cache.
 SLACK = 8
 
@@ -185,7 +187,7 @@ class ServerEngine:
             server = self._choose(failed, request.group)
             server.under_way += 1
             try:
-                answer = await server.client.completions.create(**body, extra_body=self.extra_body)
+                answer = await server.client.completions.create(**_TAKEN_AS_IT_IS, extra_body=body)
             except (
                 self._openai.APIConnectionError,
                 self._openai.InternalServerError,
@@ -228,7 +230,7 @@ class ServerEngine:
             body["stop"] = self.stop
         if self.temperature > 0:
             body["seed"] = request.seed & LARGEST_SEED
-        return body
+        return {**body, **self.extra_body}
 
     def _completion(self, url: str, request: Request, answer: Any) -> Completion:
         """A checked completion: the client builds its objects from whatever the server sent."""
