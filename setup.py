@@ -42,7 +42,7 @@ TRAIN = [
 ]
 EVAL = ["datasets>=4.0", "lm-eval>=0.4.13", "torch>=2.8", "accelerate>=1.2"]
 REPORT = ["matplotlib>=3.9", "jinja2>=3.1"]
-SERVER = ["openai>=3.0"]
+SERVER = ["openai[aiohttp]>=3.0"]
 # The laptop's synthesizer arrives as a GGUF file, which transformers reads with these two.
 GGUF = ["gguf>=0.17", "accelerate>=1.2"]
 

@@ -38,7 +38,11 @@ HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
 TOKENIZERS = {"llama3": 1, "smollm2": 10}
 """Tokenizer -> the part of the documents that it gets."""
-LATENCIES = {"at once": 0.0, "after four seconds": 4.0}
+ENGINES: dict[str, dict[str, Any]] = {
+    "at once": {},
+    "after four seconds": {"latency": 4.0},
+    "by HTTP, after four seconds": {"latency": 4.0, "by_http": True},
+}
 WARM_UP = 3
 """Documents of the turn of vLLM that is not counted."""
 
@@ -105,10 +109,7 @@ def turns_of(case: Case, count: tuple[int, ...], work: Path, turns: int, python:
 
 
 def instant_turn(case: Case, count: int, work: Path) -> dict[str, Any]:
-    return {
-        name: measured(work, "llama3", count, settings=case.settings, latency=latency)
-        for name, latency in LATENCIES.items()
-    }
+    return {name: measured(work, "llama3", count, settings=case.settings, **engine) for name, engine in ENGINES.items()}
 
 
 def around_turn(case: Case, counts: tuple[int, ...], work: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,8 @@ from typing import Any
 
 import indexing
 import orjson
-from synthesis_engines import InstantEngine, Watched
+from synthesis_engines import ANSWER, ANSWER_TOKENS, InstantEngine, Watched
+from synthesis_server import serving
 
 from data_prep.fetch import fetch_model
 from data_prep.fetch.corpora import CORPORA
@@ -29,6 +31,7 @@ from data_prep.indexing.tokenizer_files import read_tokenizer
 from data_prep.readers import read_jsonl, write_jsonl
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import synthesize
+from data_prep.synthesis.engines.server import ServerEngine
 
 CHARACTERS = 3000
 
@@ -91,15 +94,19 @@ def measured(work: Path, name: str, count: int, **further: Any) -> dict[str, Any
 
 
 def measure(
-    model: str | None, corpus: str, settings: dict[str, Any] | None = None, latency: float = 0.0
+    model: str | None,
+    corpus: str,
+    settings: dict[str, Any] | None = None,
+    latency: float = 0.0,
+    by_http: bool = False,
 ) -> dict[str, Any]:
     """`ipt data synthesize` over a corpus, with an engine that answers `latency` seconds after it was asked.
 
     Seconds and processor seconds are of all of it: the tokenizer is loaded, the inputs are read, the files written.
+    With `by_http` it is the engine of servers, before one in another process, whose processor seconds do not count.
     """
     chosen = SynthesizeSettings(**(settings or {}))
-    engine = Watched(InstantEngine(latency), chosen.concurrency)
-    with TemporaryDirectory(prefix="ipt-benchmark-") as folder:
+    with TemporaryDirectory(prefix="ipt-benchmark-") as folder, answering(latency, chosen, by_http) as engine:
         out = Path(folder) / "chains.jsonl"
         began, processor = time.perf_counter(), time.process_time()
         summary = synthesize(chosen, corpus, model, out, None, engine)
@@ -116,6 +123,17 @@ def measure(
         "engine_seconds": summary["seconds"],
         "most_in_flight": engine.most_in_flight,
     }
+
+
+@contextmanager
+def answering(latency: float, settings: SynthesizeSettings, by_http: bool) -> Iterator[Watched]:
+    """The engine, watched."""
+    if not by_http:
+        yield Watched(InstantEngine(latency), settings.concurrency)
+        return
+    room = settings.concurrency
+    with serving(ANSWER, ANSWER_TOKENS, latency) as url:
+        yield Watched(ServerEngine([url], "m", max_new_tokens=1, temperature=0.0, concurrency=room), room)
 
 
 if __name__ == "__main__":

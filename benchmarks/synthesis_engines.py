@@ -13,6 +13,7 @@ from data_prep.synthesis.wire import escape
 ANSWER_WORDS = 230
 ANSWER_TOKENS = 250
 """What an answer counts for: a question, an answer of so many words and the tags, a token each."""
+ANSWER = f"<QUE> What is said of it? <ANS> {' '.join(['word'] * ANSWER_WORDS)} </END>"
 ALL = 10**6
 """More requests than there are."""
 
@@ -31,12 +32,10 @@ class InstantEngine:
         self.concurrency = ALL
         self.identity: Mapping[str, Any] = {"engine": "instant"}
         self._latency = latency
-        answer = " ".join(["word"] * ANSWER_WORDS)
-        self._text = f"<QUE> What is said of it? <ANS> {answer} </END>"
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         await asyncio.sleep(self._latency)
-        return [Completion(self._text, "stop", len(request.prompt), ANSWER_TOKENS) for request in requests]
+        return [Completion(ANSWER, "stop", len(request.prompt), ANSWER_TOKENS) for request in requests]
 
     async def close(self) -> None:
         """Nothing was started for it."""

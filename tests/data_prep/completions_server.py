@@ -20,7 +20,7 @@ class CompletionsServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 64
+    request_queue_size = 256
 
     def __init__(self, script: Sequence[str] = (), default: str = "answer", together: int = 1) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -189,6 +189,13 @@ def test_no_more_under_way_than_allowed_and_no_fewer():
     assert sent == server.most_in_flight == 4
 
 
+def test_hundreds_are_under_way_at_once():
+    """More than the hundred connections that the client's library has by default; none is answered before all came."""
+    with serving(together=150) as server:
+        done = run([server.url], [ASK] * 150, concurrency=150)
+    assert len(done) == 150 == server.most_in_flight
+
+
 def test_two_servers_share_the_load():
     with serving(together=2) as first, serving(together=2) as second:
         run([first.url, second.url], [ASK] * 8, concurrency=4)
