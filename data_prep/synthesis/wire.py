@@ -163,7 +163,8 @@ class Wire:
     def _ids_of_question(self) -> list[int]:
         """The ids of a question's tag as they stand after a context, where they stand by themselves there."""
         ids = self.encode(context_part("x") + "<QUE>")
-        return ids[self._before_question(ids) :]
+        cut = self._before_question(ids)
+        return ids[cut:] if cut else []
 
     def _before_question(self, ids: list[int]) -> int:
         """How many of the ids come before the tag at their end; 0 where a token straddles the two."""
