@@ -87,7 +87,9 @@ while True:
     [(signal.SIGUSR1, 5), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -9)],
 )
 def test_signals_reach_it(number: signal.Signals, code: int) -> None:
-    with subprocess.Popen([warm_python(), "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    heard = ["env", "--default-signal"]  # who runs the tests in the background has SIGINT ignored
+    command = [*heard, warm_python(), "-c", WAITS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout
         program = int(process.stdout.readline())
         process.send_signal(number)
@@ -101,6 +103,12 @@ def test_its_children_are_warm_too() -> None:
     inner = "import os, sys; sys.exit(4 if 'torch' in sys.modules else 1)"
     done = subprocess.run([warm_python(), "-c", code.replace("INNER", repr(inner))], capture_output=True, check=True)
     assert done.stdout == b"4\n"
+
+
+def test_what_an_oracles_import_sets_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    warm_python()
+    monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
+    assert forked_python("import sys; print('true' if 'torch' in sys.modules else 'false')", warm="plain")
 
 
 def test_what_only_a_new_python_can_be_is_one(tmp_path: Path) -> None:
