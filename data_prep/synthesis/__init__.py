@@ -25,7 +25,7 @@ from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, make_prompter, run_shards
 from data_prep.synthesis.identity import differing, identity_of
 from data_prep.synthesis.merge import merge, path_of, read_summary
-from data_prep.synthesis.models import model_of
+from data_prep.synthesis.models import model_of, named_at_servers
 from data_prep.synthesis.progress import Meter, ProgressCallback, SynthesisProgress, progress_bar
 from data_prep.synthesis.retry import retry_failed, settle
 from data_prep.synthesis.work import Work, begin, is_under_way, sweep, work_folder
@@ -67,7 +67,7 @@ def synthesize(
     paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
     _check_place(out, paths)
     sweep_partials(out)
-    found = model_of(settings, model, engine)
+    found, settings = model_of(settings, model, engine), named_at_servers(settings, model)
     prompter = make_prompter(settings, found)
     identity = identity_of(paths, settings, prompter.wire.name, found, engine)
     done = _done(out, identity, replace)

@@ -29,7 +29,7 @@ from data_prep.synthesis.engines import Completion, Engine, make_engine
 from data_prep.synthesis.executors import make_prompter
 from data_prep.synthesis.identity import identity_of
 from data_prep.synthesis.journal import Journal
-from data_prep.synthesis.models import model_of
+from data_prep.synthesis.models import model_of, named_at_servers
 from data_prep.synthesis.prompts import Prompter
 from data_prep.synthesis.schedule import Health, Schedule, run_chains
 from data_prep.synthesis.shard import cut
@@ -70,7 +70,7 @@ def estimate(
     Raises:
         UserError: no documents, no synthesizer, or the engine fails on all of the sample.
     """
-    model = model_of(settings, model, engine)
+    model, settings = model_of(settings, model, engine), named_at_servers(settings, model)
     prompter = make_prompter(settings, model)
     identity = identity_of(inputs, settings, prompter.wire.name, model, engine)
     work = begin(work_folder(out), inputs, settings, identity)

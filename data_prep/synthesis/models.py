@@ -33,13 +33,21 @@ def model_of(settings: SynthesizeSettings, model: Path | str | None, engine: Eng
     return local_model(model, weights=settings.engine != "server")
 
 
+def named_at_servers(settings: SynthesizeSettings, model: Path | str | None) -> SynthesizeSettings:
+    """The settings with the name that servers know a model of the hub by: its own, not that of the cache's folder."""
+    given = PAPER if model is None and settings.preset == "paper" else model
+    if settings.engine != "server" or settings.server_model or not _is_of_the_hub(given):
+        return settings
+    return settings.model_copy(update={"server_model": str(given)})
+
+
 def local_model(model: Path | str | None, *, weights: bool) -> Path | None:
     """The folder (or tokenizer file) of a model; `weights` says whether more than its tokenizer is wanted.
 
     Raises:
         UserError: it is neither a path nor to be had from the hub.
     """
-    if model is None or Path(model).exists() or not _HUB_NAME.fullmatch(str(model)):
+    if not _is_of_the_hub(model):
         return None if model is None else Path(model)
     from huggingface_hub import snapshot_download
 
@@ -49,3 +57,7 @@ def local_model(model: Path | str | None, *, weights: bool) -> Path | None:
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
         mend = "give the path of a folder that is there, or fetch it where there is a network"
         raise UserError(model, f"no such folder, and the Hugging Face hub does not give it ({words})", mend) from error
+
+
+def _is_of_the_hub(model: Path | str | None) -> bool:
+    return model is not None and not Path(model).exists() and _HUB_NAME.fullmatch(str(model)) is not None

@@ -30,7 +30,7 @@ from data_prep.synthesis.engines import Engine
 from data_prep.synthesis.executors import Job, make_prompter, run_shards
 from data_prep.synthesis.identity import differing, identity_of, of_retry
 from data_prep.synthesis.merge import COUNTS, FILES, merge, path_of, read_summary
-from data_prep.synthesis.models import model_of
+from data_prep.synthesis.models import model_of, named_at_servers
 from data_prep.synthesis.progress import Meter, ProgressCallback
 from data_prep.synthesis.work import begin_with_texts, is_under_way, work_folder
 
@@ -54,7 +54,7 @@ def retry_failed(
     if settle(out):
         return _summary(out)
     with one_at_a_time(beside(out, "retry.lock")):
-        _ask(settings, model_of(settings, model, engine), out, progress, engine)
+        _ask(named_at_servers(settings, model), model_of(settings, model, engine), out, progress, engine)
     settle(out)
     return _summary(out)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from completions_server import serving
 from scripted_engine import ScriptedEngine
+from tokenizers_for_tests import llama3_like
 
 from data_prep.errors import UserError
 from data_prep.readers import write_jsonl
@@ -34,6 +36,28 @@ def test_the_preset_is_the_authors_model_where_none_is_named(tmp_path: Path, mon
     assert model_of(SynthesizeSettings(), "owner/name") == tmp_path
     paper = "instruction-pretrain/instruction-synthesizer"
     assert asked == [(paper, True), (paper, False), ("owner/name", True)]
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "at_server"),
+    [
+        ({}, "owner/name", "owner/name"),
+        ({"preset": "paper"}, None, "instruction-pretrain/instruction-synthesizer"),
+        ({"server_model": "mine"}, "owner/name", "mine"),
+        ({}, "FOLDER", "FOLDER"),
+    ],
+)
+def test_a_server_is_asked_by_the_name_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], named: str | None, at_server: str
+) -> None:
+    folder = llama3_like(tmp_path / "tokenizer")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    write_jsonl(tmp_path / "c.jsonl", [{"id": "d", "text": "The cell divides."}])
+    with serving(default="says:<QUE> Q? <ANS> A. </END>") as server:
+        settings = SynthesizeSettings(engine="server", server_urls=(server.url,), **given)
+        model = folder if named == "FOLDER" else named
+        synthesize(settings, tmp_path / "c.jsonl", model, tmp_path / "out.jsonl")
+    assert [body["model"] for body in server.bodies] == [str(folder) if at_server == "FOLDER" else at_server]
 
 
 def test_the_papers_settings_are_the_defaults() -> None:
