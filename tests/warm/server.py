@@ -149,6 +149,8 @@ def become(request: tuple[list[str], dict[str, str], str, bool, bool], streams: 
     """Be `python ARGUMENTS`."""
     arguments, variables, folder, _, unbuffered = request
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background has both ignored
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for target, stream in enumerate(streams):
         os.dup2(stream, target)
         os.close(stream)
