@@ -45,20 +45,23 @@ def test_counts_are_few_for_a_long_text():
 
 
 def test_where_tokens_end_saves_most_of_the_counts():
-    """Looked at are a probe, a tenth more than each piece, and each piece once: the last one is one of those."""
+    """Of a text as uneven as this, a little more than each piece (what came before says how much), and each piece."""
     looked_at: dict[str, int] = {}
 
-    def token_ends(text: str) -> range:
+    def token_ends(text: str) -> list[int]:
         looked_at[text] = len(text)
-        return range(4, len(text) + 1, 4)
+        return [end for end in range(1, len(text) + 1) if text[end - 1].isdigit() or end % 8 == 0]
 
     def count(text: str) -> int:
         return len(token_ends(text))
 
-    text = "This is one of very many sentences here. " * 73
-    pieces = split(text, 505, count, token_ends=token_ends)
-    assert len(pieces) == 2 and sum(looked_at.values()) < 2.1 * len(text)
-    assert pieces == split(text, 505, count)
+    plain, dense = "This is one of very many sentences here. ", "It has 1234567890 1234567890 1234567890 in it. "
+    text = (plain * 12 + dense * 6) * 6
+    pieces = split(text, 300, count)
+    guessed = sum(looked_at.values())
+    looked_at.clear()
+    assert split(text, 300, count, token_ends=token_ends) == pieces and len(pieces) > 3
+    assert sum(looked_at.values()) < 3 * len(text) and guessed > 5 * len(text)
 
 
 def test_a_limit_that_nothing_fits_is_an_error_and_no_text_no_pieces():
