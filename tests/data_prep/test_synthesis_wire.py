@@ -16,6 +16,7 @@ from data_prep.records import AugmentedText, Pair
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import synthesize
 from data_prep.synthesis.executors import make_prompter
+from data_prep.synthesis.prompts import Prompter
 from data_prep.synthesis.wire import (
     Wire,
     context_part,
@@ -66,6 +67,23 @@ def test_a_shot_s_pairs_are_all_that_is_encoded_for_it():
     encoded.clear()
     ids = wire.closing((Pair("Q?", "A."),))
     assert bytes(ids[:-1]).decode() == "<QUE> Q? <ANS> A. </END>" and len(encoded) == 1
+
+
+def test_a_text_that_was_counted_is_not_encoded_for_its_prompt_and_not_held_after_it():
+    encoded: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        encoded.append(text)
+        return list(text.encode())
+
+    prompter = Prompter(Wire(encode, lambda ids: bytes(ids).decode(), 256, 257, "bytes"), SynthesizeSettings())
+    text = AugmentedText("d", "The cell divides.")
+    counted = prompter.count(text.text)
+    prompter.keep(text.text)
+    encoded.clear()
+    prompts = [prompter.prompt(text, [], text) for _ in range(2)]
+    assert prompts[0] == prompts[1] and len(prompts[0].opening) == counted
+    assert len(encoded) == 1  # for the second prompt: the first has used up what was kept
 
 
 @settings(max_examples=100, deadline=None)
