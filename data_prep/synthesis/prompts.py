@@ -85,7 +85,7 @@ class Prompter:
         opening = [self.wire.bos_id, *ids_of_text.tolist()]
         kept = newest_that_fit(shots, self._room - len(opening))
         ids = [*self._head, *chain.from_iterable(kept), *opening]
-        request = Request(ids, text.text, self._draw(text), self._draw(first))
+        request = Request(ids, text.text, self._draw(text), self._draw(first), len(shots))
         return Prompt(request, opening, len(kept), len(shots) - len(kept))
 
     def _draw(self, text: AugmentedText) -> int:

@@ -88,6 +88,8 @@ def test_each_prompt_of_a_chain_extends_the_one_before(tmp_path: Path, corpus: P
     groups = [request.group for request in engine.requests]
     assert len(set(groups)) == 4 and all(groups[place] == groups[place + 1] for place in range(10) if extended[place])
     assert sum(extended) >= 11 - 4 - barren  # four chains begin anew, and nothing goes on from a text without pairs
+    shown = [prompt.count("</END>") for prompt in map(WIRE.decode, asked)]
+    assert [request.follows for request in engine.requests] == shown and {0, 1, 2} <= set(shown)
 
 
 @BOTH

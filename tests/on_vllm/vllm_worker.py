@@ -21,11 +21,13 @@ from data_prep.synthesis.engines.vllm import VllmEngine
 
 TOKENS = 16
 SIDE_BY_SIDE = 40
+QUEUED = 48
+AT_ONCE = 16
 
 
 def started(model: str, **values: Any) -> VllmEngine:
     given = {"max_new_tokens": TOKENS, "temperature": 0.0, "max_model_len": 512, "dtype": "float32"}
-    arguments = {"enforce_eager": True, "max_num_seqs": 16, **values.pop("engine_args", {})}
+    arguments = {"enforce_eager": True, "max_num_seqs": AT_ONCE, **values.pop("engine_args", {})}
     return VllmEngine(model, **{**given, **values}, engine_args=arguments)
 
 
@@ -60,6 +62,20 @@ async def chained(engine: VllmEngine, prompt: list[int], more: list[int]) -> dic
     return {"first": first, "second": second, "hits": after["hits"] - before["hits"], "shared": len(prompt)}
 
 
+async def ahead(engine: VllmEngine, first: Sequence[int], follows: int) -> int:
+    """How many of QUEUED requests that begin, all sent before one that follows so many, were done before it."""
+    done: list[Request] = []
+
+    async def one(request: Request) -> None:
+        await engine.generate([request])
+        done.append(request)
+
+    begin = [Request([*first, 100 + place], "", 7) for place in range(QUEUED)]
+    late = Request([*first, 11], "", 7, follows=follows)
+    await asyncio.gather(*map(one, [*begin, late]))
+    return done.index(late)
+
+
 async def worded(engine: VllmEngine, prompt: list[int]) -> str:
     try:
         await asked(engine, [prompt])
@@ -79,6 +95,7 @@ async def all_of(model: str, prompts: list[list[int]]) -> dict[str, Any]:
     found["greedy"] = await asked(engine, prompts)
     found["many"] = await asked(engine, [prompts[place % len(prompts)] for place in range(SIDE_BY_SIDE)])
     found["chain"] = await chained(engine, list(range(1000, 1160)), [11, 12, 13])
+    found["ahead"] = {follows: await ahead(engine, prompts[4], follows) for follows in (0, 2)}
     found["too_long"] = await worded(engine, [5] * 600)
     found["after"] = await asked(engine, prompts[:1])
     engine.temperature = 1.0

@@ -19,12 +19,14 @@ class Request:
     """A prompt as token ids.  `text` is the raw text that its last example is about; `seed` is of sampling.
 
     Requests of one `group` begin alike, each with all of the one before: the machine that had the last has it cached.
+    `follows` is how many went before.
     """
 
     prompt: Sequence[int]
     text: str
     seed: int
     group: int | None = None
+    follows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """The engine of a GPU node: vLLM in this process, asynchronous, prefix caching on.
 
 vLLM batches by itself, so each request goes to it as soon as its prompt is known.  A chain's next prompt extends the
-last one and its answer, and the prefix cache serves what they share.  A completion ends at EOS or at any other special
-id, as with the engine of transformers.  vLLM pins a torch of its own: give it its own environment.
+last one and its answer, and the prefix cache serves what they share: so requests that go on go before those that begin
+(vLLM's `scheduling_policy` is "priority"), or with more chains under way than the cache holds, what they share would be
+gone when their turn comes.  A completion ends at EOS or at any other special id, as with the engine of transformers.
+vLLM pins a torch of its own: give it its own environment.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from data_prep.errors import UserError, nearest
 from data_prep.synthesis.engines.contract import Completion, Request
 
 # vLLM takes seeds of 64 bits with a sign.
 LARGEST_SEED = 2**63 - 1
+OF_CHAINS: Final = {"enable_prefix_caching": True, "scheduling_policy": "priority"}
+"""What chains are quick by; another may be asked for."""
 OURS = ("model", "max_model_len", "tensor_parallel_size", "dtype", "quantization")
 SAME_ANSWERS = frozenset(
     {"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "swap_space"}
@@ -67,7 +71,7 @@ class VllmEngine:
         self._vary = {"max_model_len": max_model_len, "dtype": dtype, "quantization": quantization}
         self.engine_args = dict(engine_args or {})
         check_engine_args(self.engine_args, [field.name for field in fields(self._vllm.AsyncEngineArgs)])
-        given = {**self._vary, "tensor_parallel_size": tensor_parallel_size, "enable_prefix_caching": True}
+        given = {**self._vary, "tensor_parallel_size": tensor_parallel_size, **OF_CHAINS}
         self.engine = self._start({**given, **self.engine_args})
         self._stop_ids = sorted(special_ids(self.engine.get_tokenizer()))
         self._numbers = itertools.count()
@@ -108,7 +112,8 @@ class VllmEngine:
         prompt = self._vllm.TokensPrompt(prompt_token_ids=list(request.prompt))
         number = f"{next(self._numbers)}"
         last = None
-        async for output in self.engine.generate(prompt, self._sampling(request.seed), number):
+        sampling = self._sampling(request.seed)
+        async for output in self.engine.generate(prompt, sampling, number, priority=-request.follows):
             last = output
         if last is None:
             raise RuntimeError("vLLM ended a request without an answer")
