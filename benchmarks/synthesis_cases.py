@@ -57,14 +57,14 @@ CASES: Final = {
         one_pair=True,
         told="vLLM, longer documents, no demonstrations; the prefix cache holds the chains under way, not the corpus",
     ),
-    "vllm-many": Case(
+    "vllm-3kb": Case(
         "vllm",
-        (72,),
-        {**_SMALL, "max_model_len": 2048, "concurrency": 8, "max_new_tokens": 96, "demonstrations": None}
-        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 8, "num_gpu_blocks_override": 88}},
-        shortest=1200,
-        longest=2000,
+        (36,),
+        {**_SMALL, "max_model_len": 4096, "max_new_tokens": 96, "demonstrations": None}
+        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 4, "num_gpu_blocks_override": 90}},
+        shortest=2500,
+        longest=3500,
         one_pair=True,
-        told="the same with eight sequences at once, so that generating takes a smaller part",
+        told="the same with documents of 3 KB, four sequences at once, and all chains under way",
     ),
 }

@@ -42,7 +42,7 @@ class InstantEngine:
 
 
 class Watched:
-    """An engine, with the requests that went out in their order, and the most that were under way at once.
+    """An engine, with the requests in the order of their answers, and the most that were under way at once.
 
     With `batch_size` over 1 the schedule gives it the requests of a round together: round by round, that is.
     `one_pair`: whatever the model writes becomes the answer of one pair, so that each text has one and chains grow.
@@ -61,13 +61,13 @@ class Watched:
         return self._engine.identity
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        self.requests += requests
         self._in_flight += len(requests)
         self.most_in_flight = max(self.most_in_flight, self._in_flight)
         try:
             made = await self._engine.generate(requests)
         finally:
             self._in_flight -= len(requests)
+        self.requests += requests
         self.completion_tokens += sum(completion.completion_tokens for completion in made)
         return [_with_one_pair(completion) for completion in made] if self._one_pair else made
 

@@ -7,7 +7,8 @@ The engine starts once.  A turn is three arms over the same documents, its prefi
 
 - `ours`: a worker over a work folder, chain by chain, as `ipt data synthesize` runs it: documents are cut, journals
   and results written;
-- `bare`: the prompts of `ours`, in the order in which they went out, given to the engine at once;
+- `bare`: the prompts of `ours`, in the order in which their answers came, given to the engine at once, none before
+  another (`follows` is 0);
 - `rounds`: a worker whose engine takes all prompts of a round together, and gives their answers when all are made.
 
 Seconds are of the clock; processor seconds of this process and of those that vLLM has started.
@@ -21,6 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -68,12 +70,13 @@ async def all_turns(engine: VllmEngine, settings: SynthesizeSettings, model: Pat
     await arm("warm-up", watched(), settings.model_copy(update={"documents": case["warm_up"]}))
     recorded = watched()
     await arm("ours", recorded)
+    alone = [replace(request, follows=0) for request in recorded.requests]
     for number in range(case["turns"]):
         turn: dict[str, Any] = {}
         for name in ORDERS[number % len(ORDERS)]:
             await engine.engine.reset_prefix_cache()
             mine = watched(ALL if name == "rounds" else 1)
-            what = mine.generate(recorded.requests) if name == "bare" else arm(name, mine)
+            what = mine.generate(alone) if name == "bare" else arm(name, mine)
             turn[name] = {**await timed(what), **counts(mine)}
             print(number, name, turn[name], file=sys.stderr, flush=True)
         print("turn", json.dumps({"load": round(os.getloadavg()[0], 1), "runs": turn}), flush=True)
