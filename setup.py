@@ -70,7 +70,7 @@ setup(
     ],
     extras_require={
         "prep": PREP,
-        "synth": ["vllm>=0.11", *PREP],
+        "synth": ["vllm>=0.32", *PREP],
         "server": SERVER,
         "ray": ["ray>=2.40", *PREP],
         "train": TRAIN,

@@ -28,6 +28,7 @@ class Case:
     told: str = ""
 
 
+_SIZE: Final = {"enforce_eager": True, "max_num_batched_tokens": 2048}
 _SMALL: Final = {
     "rounds": 3,
     "max_new_tokens": 64,
@@ -41,8 +42,7 @@ CASES: Final = {
     "vllm": Case(
         "vllm",
         (36,),
-        {**_SMALL, "max_model_len": 2048, "concurrency": 12}
-        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 4}},
+        {**_SMALL, "max_model_len": 2048, "concurrency": 12} | {"engine_args": {**_SIZE, "max_num_seqs": 4}},
         shortest=300,
         longest=700,
         told="vLLM, short documents; the prefix cache holds all that is made of them",
@@ -51,7 +51,7 @@ CASES: Final = {
         "vllm",
         (18,),
         {**_SMALL, "max_model_len": 2048, "concurrency": 2, "max_new_tokens": 96, "demonstrations": None}
-        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 2, "num_gpu_blocks_override": 24}},
+        | {"engine_args": {**_SIZE, "max_num_seqs": 2, "num_gpu_blocks_override": 24}},
         shortest=1200,
         longest=2000,
         one_pair=True,
@@ -61,7 +61,7 @@ CASES: Final = {
         "vllm",
         (36,),
         {**_SMALL, "max_model_len": 4096, "max_new_tokens": 96, "demonstrations": None}
-        | {"engine_args": {"enforce_eager": True, "max_num_seqs": 4, "num_gpu_blocks_override": 90}},
+        | {"engine_args": {**_SIZE, "max_num_seqs": 4, "num_gpu_blocks_override": 90}},
         shortest=2500,
         longest=3500,
         one_pair=True,

@@ -7,8 +7,8 @@ The engine starts once.  A turn is three arms over the same documents, its prefi
 
 - `ours`: a worker over a work folder, chain by chain, as `ipt data synthesize` runs it: documents are cut, journals
   and results written;
-- `bare`: the prompts of `ours`, in the order in which their answers came, given to the engine at once, none before
-  another (`follows` is 0);
+- `bare`: the prompts of `ours`, in the order in which their answers came, given to the engine at once, all
+  of the same priority;
 - `rounds`: a worker whose engine takes all prompts of a round together, and gives their answers when all are made.
 
 Seconds are of the clock; processor seconds of this process and of those that vLLM has started.

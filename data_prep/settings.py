@@ -134,9 +134,6 @@ class SynthesizeSettings(IntakeSettings):
     server_prompt: Literal["tokens", "text"] = Field(
         "tokens", description="prompts as token ids, or as text, to which the server adds BOS itself"
     )
-    server_priority: bool = Field(
-        False, description="texts that go on a chain go first: for servers of vLLM with --scheduling-policy priority"
-    )
     server_key: str = Field("OPENAI_API_KEY", description="environment variable that holds the servers' key")
     request_timeout: float = Field(600, gt=0, description="longest wait for a server's answer to one try [seconds]")
     request_retries: int = Field(5, ge=0, description="times that a failed request goes to a server again, ever later")

@@ -16,7 +16,7 @@ from data_prep.synthesis.engines import Engine, flat, state_of
 
 EXECUTION: Final = frozenset(
     {"workers", "executor", "gpus_per_worker", "concurrency", "tensor_parallel_size", "engine_args", "preset"}
-    | {"server_urls", "server_key", "server_priority", "request_timeout", "request_retries", "request_limit"}
+    | {"server_urls", "server_key", "request_timeout", "request_retries", "request_limit"}
 )
 """Settings of how a run is made, or (preset, engine_args) told by what they come to; all others decide what it makes,
 and stay as they are while a run is on its way."""

@@ -300,15 +300,6 @@ def test_as_text_the_server_sees_the_same_ids(make: Any, adds_bos: bool, tmp_pat
     assert server.bodies[0]["prompt"] == text
 
 
-def test_requests_that_go_on_say_so_where_the_server_is_to_know():
-    requests = [Request([7, place], "", 0, group=1, follows=place) for place in range(3)]
-    with serving() as server:
-        run([server.url], requests, priority=True)
-        run([server.url], requests)
-    said = [(body["prompt"][1], body.get("priority")) for body in server.bodies]
-    assert sorted(said[:3]) == [(0, 0), (1, -1), (2, -2)] and [each for _, each in said[3:]] == [None] * 3
-
-
 def test_a_tokenizer_that_does_not_spell_its_text_is_not_trusted_with_it(tmp_path: Path):
     folder = metaspace(tmp_path)
     tokenizer, wire = AutoTokenizer.from_pretrained(folder), load_wire(folder)  # without a decoder: blanks between all

@@ -112,7 +112,6 @@ def test_an_engine_that_is_given_is_told_by_its_own_identity(tmp_path: Path):
         ("server", {"server_model": "model"}, False),  # as it is named without that
         ("server", {"server_prompt": "text"}, True),
         ("server", {"server_urls": ("http://a",), "request_timeout": 3.0, "request_limit": 9.0}, False),
-        ("server", {"server_priority": True}, False),
         ("rules", {"preset": "paper"}, False),
         ("rules", {"demonstrations": "builtin"}, True),
         ("rules", {"workers": 3, "executor": "ray", "concurrency": 7, "gpus_per_worker": 0.5}, False),

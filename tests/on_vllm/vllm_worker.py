@@ -62,6 +62,15 @@ async def chained(engine: VllmEngine, prompt: list[int], more: list[int]) -> dic
     return {"first": first, "second": second, "hits": after["hits"] - before["hits"], "shared": len(prompt)}
 
 
+def batched_tokens(engine: VllmEngine) -> tuple[int, int]:
+    """Tokens that a step takes at most, and vLLM's own default of its class for work off line."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    tokens, _ = EngineArgs().get_batch_defaults(1)
+    return engine.engine.vllm_config.scheduler_config.max_num_batched_tokens, tokens[UsageContext.LLM_CLASS]
+
+
 async def ahead(engine: VllmEngine, first: Sequence[int], follows: int) -> int:
     """How many of QUEUED requests that begin, all sent before one that follows so many, were done before it."""
     done: list[Request] = []
@@ -92,6 +101,7 @@ async def all_of(model: str, prompts: list[list[int]]) -> dict[str, Any]:
     }
     engine = started(model)
     found["identity"] = dict(engine.identity)
+    found["batched_tokens"] = batched_tokens(engine)
     found["greedy"] = await asked(engine, prompts)
     found["many"] = await asked(engine, [prompts[place % len(prompts)] for place in range(SIDE_BY_SIDE)])
     found["chain"] = await chained(engine, list(range(1000, 1160)), [11, 12, 13])

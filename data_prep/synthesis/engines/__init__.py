@@ -80,7 +80,6 @@ def _server(settings: SynthesizeSettings, model: Path) -> Engine:
         limit_seconds=settings.request_limit,
         api_key=os.environ.get(settings.server_key),
         prompt_form=settings.server_prompt,
-        priority=settings.server_priority,
         tokenizer=AutoTokenizer.from_pretrained(model),
     )
 

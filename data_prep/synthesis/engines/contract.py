@@ -19,7 +19,7 @@ class Request:
     """A prompt as token ids.  `text` is the raw text that its last example is about; `seed` is of sampling.
 
     Requests of one `group` begin alike, each with all of the one before: the machine that had the last has it cached.
-    `follows` is how many went before.
+    `follows` is how many texts with pairs came before in its group: where some must wait, those with more go first.
     """
 
     prompt: Sequence[int]

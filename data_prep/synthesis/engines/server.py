@@ -67,7 +67,6 @@ class ServerEngine:
         limit_seconds: how long a request may take, all its tries at all servers together [seconds].
         api_key: sent as the bearer token; a server of one's own asks for none.
         prompt_form: "tokens" sends ids; "text" is for servers that take none, and needs `tokenizer`.
-        priority: requests that go on from others go first; a server that does not know the field may refuse it.
         stop: strings that end a completion, as the server understands them.
         tokenizer: counts completion tokens where the server does not.
         extra_body: further fields of a request (`top_p`, `stop_token_ids`, ...); an identity holds them.
@@ -91,7 +90,6 @@ class ServerEngine:
         limit_seconds: float = 1800,
         api_key: str | None = None,
         prompt_form: Literal["tokens", "text"] = "tokens",
-        priority: bool = False,
         stop: Sequence[str] = (),
         tokenizer: Tokenizer | None = None,
         extra_body: Mapping[str, Any] | None = None,
@@ -102,7 +100,7 @@ class ServerEngine:
             raise UserError("prompt_form", "'text' needs a tokenizer", "give the model's, or send 'tokens'")
         self.concurrency = concurrency
         self.tokenizer = tokenizer
-        self.prompt_form, self.priority = prompt_form, priority
+        self.prompt_form = prompt_form
         self.max_new_tokens, self.temperature, self.stop = max_new_tokens, temperature, list(stop)
         self.extra_body = dict(extra_body or {})
         self.model = model
@@ -231,8 +229,6 @@ class ServerEngine:
             body["stop"] = self.stop
         if self.temperature > 0:
             body["seed"] = request.seed & LARGEST_SEED
-        if self.priority:
-            body["priority"] = -request.follows
         return {**body, **self.extra_body}
 
     def _completion(self, url: str, request: Request, answer: Any) -> Completion:

@@ -1,10 +1,11 @@
 """The engine of a GPU node: vLLM in this process, asynchronous, prefix caching on.
 
 vLLM batches by itself, so each request goes to it as soon as its prompt is known.  A chain's next prompt extends the
-last one and its answer, and the prefix cache serves what they share: so requests that go on go before those that begin
-(vLLM's `scheduling_policy` is "priority"), or with more chains under way than the cache holds, what they share would be
-gone when their turn comes.  A completion ends at EOS or at any other special id, as with the engine of transformers.
-vLLM pins a torch of its own: give it its own environment.
+last one and its answer, and the prefix cache serves what they share.  Requests that go on a chain go before those that
+begin one (`scheduling_policy` is "priority"): else, with more chains under way than the cache holds, what they share
+would be gone when their turn comes.  Nobody waits for a single answer, so vLLM's defaults are those of its `LLM` class:
+on an H100 1,024 sequences at once, where an engine of no stated use gets 128.  A completion ends at EOS or at any other
+special id, as with the engine of transformers.  vLLM pins a torch of its own: give it its own environment.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from data_prep.synthesis.engines.contract import Completion, Request
 # vLLM takes seeds of 64 bits with a sign.
 LARGEST_SEED = 2**63 - 1
 OF_CHAINS: Final = {"enable_prefix_caching": True, "scheduling_policy": "priority"}
-"""What chains are quick by; another may be asked for."""
+"""What makes chains quick; `engine_args` may say otherwise."""
 OURS = ("model", "max_model_len", "tensor_parallel_size", "dtype", "quantization")
 SAME_ANSWERS = frozenset(
     {"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "swap_space"}
@@ -101,10 +102,12 @@ class VllmEngine:
         self.engine.shutdown()
 
     def _start(self, values: Mapping[str, Any]) -> Any:
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            return AsyncLLM.from_engine_args(self._vllm.AsyncEngineArgs(model=self.model, **values))
+            arguments = self._vllm.AsyncEngineArgs(model=self.model, **values)
+            return AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
         except Exception as error:  # it raises many kinds; its words are kept
             raise UserError(self.model, f"vLLM did not start: {error}", "see its log above") from error
 
