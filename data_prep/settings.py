@@ -152,7 +152,25 @@ class SynthesizeSettings(IntakeSettings):
     seed: int = Field(1234, description="seed of sampling and of the choice of documents")
 
 
-class CheckSettings(Settings):
+class TaskSettings(Settings):
+    """Evaluation tasks that nothing trained on may hold."""
+
+    decontaminate: tuple[Path, ...] = Field(
+        (), description="evaluation tasks nothing of which may be met, JSONL, Parquet"
+    )
+    decontaminate_keys: tuple[str, ...] = Field((), description="keys of their rows to look at; default: every string")
+    decontaminate_words: int = Field(13, ge=1, description="n: so many words of a task in a row are a hit [words]")
+    decontaminate_characters: int = Field(20, ge=1, description="the same where no spaces are set [characters]")
+    decontaminate_min_units: int = Field(
+        6, ge=1, description="shorter fields of a task tell nothing and are left out [words or characters]"
+    )
+
+
+class DecontaminateSettings(IntakeSettings, TaskSettings):
+    """ipt data decontaminate: documents that hold no evaluation task."""
+
+
+class CheckSettings(TaskSettings):
     """ipt data check: pairs that stay, and a reason for each that goes."""
 
     checks: tuple[str, ...] = Field(
@@ -183,15 +201,6 @@ class CheckSettings(Settings):
     )
     min_language_confidence: float = Field(
         0.9, ge=0.0, le=1.0, description="degenerate: how sure the classifier of languages must be of text and answer"
-    )
-    decontaminate: tuple[Path, ...] = Field(
-        (), description="evaluation tasks nothing of which may be met, JSONL, Parquet"
-    )
-    decontaminate_keys: tuple[str, ...] = Field((), description="keys of their rows to look at; default: every string")
-    decontaminate_words: int = Field(13, ge=1, description="n: so many words of a task in a row are a hit [words]")
-    decontaminate_characters: int = Field(20, ge=1, description="the same where no spaces are set [characters]")
-    decontaminate_min_units: int = Field(
-        6, ge=1, description="shorter fields of a task tell nothing and are left out [words or characters]"
     )
     judge_engine_url: tuple[str, ...] = Field((), description="scored: OpenAI-compatible servers of the judge")
     judge_model: str | None = Field(None, description="scored: the judge's name there")

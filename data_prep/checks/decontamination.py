@@ -27,7 +27,7 @@ from data_prep.checks.languages import fold, is_unspaced, units
 from data_prep.errors import UserError
 from data_prep.readers import read_rows
 from data_prep.records import AugmentedText, Pair
-from data_prep.settings import CheckSettings
+from data_prep.settings import CheckSettings, TaskSettings
 
 Hashes = NDArray[np.uint64]
 
@@ -122,7 +122,7 @@ def judge(settings: CheckSettings, chains_path: Path) -> Decontamination:
     return Decontamination(index_tasks(settings))
 
 
-def index_tasks(settings: CheckSettings) -> TaskIndex:
+def index_tasks(settings: TaskSettings) -> TaskIndex:
     """Reads the task files."""
     if not settings.decontaminate:
         mend = "give JSONL or Parquet files of evaluation tasks, or leave the check out"

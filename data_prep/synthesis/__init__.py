@@ -4,8 +4,8 @@
 
 Writes OUT (chains), OUT.leftover.jsonl (texts without pairs, with the reason), OUT.failed.jsonl (texts that the engine
 failed on, for `--retry-failed`), OUT.rejected.jsonl (every fragment of a completion that is no pair), OUT.dropped.jsonl
-(every row of the input that is no document), and OUT.summary.json.  OUT.work is there while a run is on its way, and a
-killed run goes on from it.
+(every row of the input that is no document), OUT.documents.jsonl.zst (every row that is one, as `ipt data render` reads
+it), and OUT.summary.json.  OUT.work is there while a run is on its way, and a killed run goes on from it.
 """
 
 from __future__ import annotations

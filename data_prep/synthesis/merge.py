@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from data_prep.errors import UserError
-from data_prep.readers import beside, json_line, jsonl_file, read_jsonl, write_json
+from data_prep.readers import beside, json_line, jsonl_file, read_jsonl, write_json, write_jsonl
 from data_prep.synthesis.shard import Row, reasons_of
 from data_prep.synthesis.work import Work
 
@@ -20,6 +20,8 @@ FILES: Final = {"chain": "", "leftover": "leftover.jsonl", "failed": "failed.jso
     "dropped": "dropped.jsonl",
 }
 """Kind of a row -> what is added to OUT's name."""
+DOCUMENTS: Final = "documents.jsonl.zst"
+"""What is added for the documents themselves, as they were read."""
 COUNTS: Final = ("pairs", "shots", "shots_dropped", "prompt_tokens", "completion_tokens")
 
 
@@ -46,6 +48,8 @@ def merge(work: Work, out: Path, identity: Mapping[str, Any], spent: Mapping[str
             if found := reasons_of(row):
                 reasons[found[0]][found[1]] += 1
             streams[kind].write(json_line(row[kind]))
+    if not work.is_retry:
+        write_jsonl(beside(out, DOCUMENTS), work.document_rows())
     summary = {
         "documents": counts["documents"],
         "documents_left_raw": 0 if work.is_retry else work.plan["documents"] - counts["documents"],

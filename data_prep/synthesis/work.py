@@ -87,8 +87,7 @@ class Work:
 
     def texts_of(self, shard: int) -> Iterator[Document | AugmentedText | Drop]:
         """What a shard is to be made of: documents, texts that were cut before, and documents met before."""
-        number = shard * int(self.plan["shard_documents"])
-        for row in read_jsonl(_shard_file(self.root, shard)):
+        for number, row in self._rows(shard):
             if "text" in row:
                 yield AugmentedText.from_json(row["text"])
                 continue
@@ -97,7 +96,17 @@ class Work:
                 yield Drop(row["where"], DUPLICATE, f"the id {document.id!r} came before")
             elif self._is_chosen(document.id):
                 yield document
-            number += 1
+
+    def document_rows(self) -> Iterator[dict[str, Any]]:
+        """Every document that was read, chosen or not, but for those met before; in order."""
+        for shard in range(self.shards):
+            for number, row in self._rows(shard):
+                if not self._is_duplicate(number):
+                    yield row["document"]
+
+    def _rows(self, shard: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        first = shard * int(self.plan["shard_documents"])
+        return enumerate(read_jsonl(_shard_file(self.root, shard)), first)
 
     @cached_property
     def _duplicates(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import xxhash
 
@@ -26,6 +26,7 @@ from data_prep.templates.input import check_text, sound_chains
 from data_prep.templates.modes import WITHOUT_ANSWERS
 from data_prep.templates.styles import Styles, load_styles
 
+MEND: Final = "render with the documents that were synthesized: OUT.documents.jsonl.zst of `ipt data synthesize`"
 COUNTS = (
     "documents",
     "characters",
@@ -150,7 +151,7 @@ class Ledger:
         for part in sorted(self.parts.pop(document.id, ())):
             if _digest(document.text[part.start : part.end]) != part.digest:
                 problem = f"characters {part.start} to {part.end} are not what was synthesized"
-                raise UserError(f"document '{document.id}'", problem, "render with the documents that were synthesized")
+                raise UserError(f"document '{document.id}'", problem, MEND)
             other_sample = before is not None and part[:3] == before[:3] and part.sample != before.sample
             if before is not None and part.start < before.end and not other_sample:
                 problem = f"characters {part.start} to {before.end} are used twice"
@@ -168,7 +169,7 @@ class Ledger:
         """
         if self.parts:
             problem = f"{len(self.parts)} documents of the chains are not in it, '{next(iter(self.parts))}' first"
-            raise UserError(documents_path, problem, "render with the documents that were synthesized")
+            raise UserError(documents_path, problem, MEND)
 
 
 def _digest(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,6 +11,7 @@ from data_prep.collection.settings import CollectSettings
 from data_prep.errors import UserError
 from data_prep.settings import (
     CheckSettings,
+    DecontaminateSettings,
     FetchSettings,
     IndexSettings,
     InstructionSettings,
@@ -24,6 +25,7 @@ from megatron_ipt.cli.options import settings_options
 app = typer.Typer(help="Text -> documents -> pairs -> training text -> .bin/.idx.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Argument(help="where to write")]
+INPUTS: Final = "documents: JSONL(.gz, .zst), Parquet, folders, globs, Hugging Face datasets"
 
 
 @app.command()
@@ -57,9 +59,7 @@ def collect(
 @app.command()
 @settings_options(SynthesizeSettings, "engine_args")
 def synthesize(
-    inputs: Annotated[
-        list[str], typer.Argument(help="documents: JSONL(.gz, .zst), Parquet, folders, globs, Hugging Face datasets")
-    ],
+    inputs: Annotated[list[str], typer.Argument(help=INPUTS)],
     out: Annotated[Path, typer.Argument(help="chains to write, JSONL")],
     shard_index: Annotated[int, typer.Option(min=0, help="work off every NUM_SHARDS-th shard, from this one on")] = 0,
     num_shards: Annotated[int, typer.Option(min=1, help="processes that share the shards, as of a Slurm array")] = 1,
@@ -95,14 +95,14 @@ def check(
 
 
 @app.command()
-@settings_options(CheckSettings, *(name for name in CheckSettings.model_fields if not name.startswith("decontaminate")))
+@settings_options(DecontaminateSettings)
 def decontaminate(
-    corpus: Annotated[Path, typer.Argument(help="documents: JSONL with an `id` and a `text` a line, or Parquet")],
+    inputs: Annotated[list[str], typer.Argument(help=INPUTS)],
     out: Annotated[Path, typer.Argument(help="the documents that hold no evaluation task, JSONL")],
-    settings: CheckSettings,
+    settings: DecontaminateSettings,
 ) -> None:
     """Set documents apart that hold questions or answers of evaluation tasks, before anything is made of them."""
-    steps.decontaminate(settings, corpus, out)
+    steps.decontaminate(settings, inputs, out)
 
 
 @app.command()
@@ -120,7 +120,10 @@ def report_pairs(
 @settings_options(RenderSettings)
 def render(
     chains: Annotated[Path, typer.Argument(help="checked chains, JSONL")],
-    documents: Annotated[Path | None, typer.Argument(help="the corpus they were made from, JSONL")] = None,
+    documents: Annotated[
+        Path | None,
+        typer.Argument(help="OUT.documents.jsonl.zst of synthesize"),
+    ] = None,
     out: Annotated[Path | None, typer.Argument(help="folder for augmented.jsonl and raw.jsonl")] = None,
     leftovers: Annotated[
         list[Path] | None, typer.Option(help="texts without pairs; default: CHAINS.leftover.jsonl, where it is")

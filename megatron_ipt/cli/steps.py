@@ -14,6 +14,7 @@ from data_prep.collection.settings import CollectSettings
 from data_prep.settings import (
     BlendSettings,
     CheckSettings,
+    DecontaminateSettings,
     FetchSettings,
     IndexSettings,
     InstructionSettings,
@@ -100,10 +101,10 @@ def check(settings: CheckSettings, chains: Path, out: Path) -> None:
         tables.console().print(f"withheld, as they hold evaluation tasks: {told}, in {withheld_of(out)}")
 
 
-def decontaminate(settings: CheckSettings, documents: Path, out: Path) -> None:
+def decontaminate(settings: DecontaminateSettings, inputs: Sequence[str], out: Path) -> None:
     from data_prep.checks.corpus import decontaminate as run
 
-    tables.show_counts("documents", run(settings, documents, out))
+    tables.show_counts("documents", run(settings, inputs, out))
 
 
 def report_pairs(settings: PairsReportSettings, chains: Path, out: Path) -> None:

@@ -18,7 +18,7 @@ from data_prep.checks.languages import fold, is_unspaced
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
 from data_prep.records import AugmentedText, Chain, Pair
-from data_prep.settings import CheckSettings, RenderSettings
+from data_prep.settings import CheckSettings, DecontaminateSettings, RenderSettings, TaskSettings
 from data_prep.templates.render import render
 
 QUESTION = "In which year did the keeper of the lighthouse at Skarsund first wind the clock by hand?"
@@ -153,12 +153,18 @@ def test_documents_that_hold_a_task_are_set_apart_before_anything_else(tmp_path:
     texts = {"clean": "Nothing to see.", "dirty": f"Before. {QUESTION}", "name": "Dahl"}
     rows = [{"id": name, "text": text, "source": "s", "metadata": {"k": 1}} for name, text in texts.items()]
     write_jsonl(tmp_path / "documents.jsonl", rows)
-    summary = decontaminate(of, tmp_path / "documents.jsonl", tmp_path / "out.jsonl")
+    (tmp_path / "bad.jsonl").write_text('{"text": 3}\n')
+    told = DecontaminateSettings.model_validate(of.model_dump(include=set(TaskSettings.model_fields)))
+    inputs = [tmp_path / "documents.jsonl", tmp_path / "bad.jsonl"]
+    summary = decontaminate(told, inputs, tmp_path / "out.jsonl")
     assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["clean", "name"]
     assert list(read_jsonl(tmp_path / "out.jsonl")) == [rows[0], rows[2]]
     assert list(read_jsonl(tmp_path / "out.jsonl.withheld.jsonl")) == [{**rows[1], "reason": "raw_text_overlap"}]
-    counts = {"documents": 3, "kept": 2, "withheld": 1, "withheld_characters": len(texts["dirty"])}
-    assert summary == {**counts, "tasks": {"tasks": 1, "fields": 2, "too_short": 1}}
+    counts = {"rows": 4, "documents": 3, "kept": 2, "withheld": 1, "withheld_characters": len(texts["dirty"])}
+    dropped = {"text_not_a_string": 1}
+    assert summary == {**counts, "dropped": dropped, "tasks": {"tasks": 1, "fields": 2, "too_short": 1}}
+    (row,) = read_jsonl(tmp_path / "out.jsonl.dropped.jsonl")
+    assert (row["reason"], row["where"]) == ("text_not_a_string", f"{tmp_path / 'bad.jsonl'}:1")
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "A", "c.", "\n", "塔", "灯", "b,", "?"]), max_size=24)

@@ -19,7 +19,7 @@ from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import SynthesisProgress, synthesize
 from data_prep.synthesis.engines import Completion, Request
 
-KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl")
+KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".documents.jsonl.zst")
 LONG = "It says a little more, sentence by sentence. " * 8
 TEXTS = st.sampled_from(["Text {0}. ", "Text {0} barren. ", "Text {0} poison. ", "Text {0}. " + LONG, "  ", ""])
 ROWS = st.lists(

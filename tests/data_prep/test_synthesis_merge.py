@@ -20,7 +20,15 @@ from data_prep.synthesis import retry_failed, synthesize
 from data_prep.synthesis.merge import merge
 
 SETTINGS = SynthesizeSettings(engine="rules", shard_documents=5)
-KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".summary.json")
+KINDS = (
+    "",
+    ".leftover.jsonl",
+    ".failed.jsonl",
+    ".rejected.jsonl",
+    ".dropped.jsonl",
+    ".documents.jsonl.zst",
+    ".summary.json",
+)
 TEXT = "The kiln of number {0}\n\nA kiln is an oven for bricks. It burned in 18{0:02}; therefore it was rebuilt. "
 
 

@@ -15,7 +15,15 @@ from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import retry_failed, synthesize
 from data_prep.synthesis.engines import Completion, Request
 
-KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".summary.json")
+KINDS = (
+    "",
+    ".leftover.jsonl",
+    ".failed.jsonl",
+    ".rejected.jsonl",
+    ".dropped.jsonl",
+    ".documents.jsonl.zst",
+    ".summary.json",
+)
 
 
 class Killed(BaseException):

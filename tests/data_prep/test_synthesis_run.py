@@ -20,7 +20,7 @@ from data_prep.synthesis.prompts import newest_that_fit
 from data_prep.synthesis.wire import byte_wire
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 50, "max_model_len": 4000, "batch_size": 3, "rounds": 2}
-KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl")
+KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".documents.jsonl.zst")
 WIRE = byte_wire()
 BOTH = pytest.mark.parametrize("batch_size", [1, 3])
 

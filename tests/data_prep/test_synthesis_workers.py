@@ -56,7 +56,7 @@ def whole(corpus: Path) -> dict[str, bytes]:
 
 
 def outputs(out: Path) -> dict[str, bytes]:
-    kinds = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl")
+    kinds = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".documents.jsonl.zst")
     return {kind: Path(f"{out}{kind}").read_bytes() for kind in kinds}
 
 
