@@ -59,6 +59,11 @@ def paths_of(given: Path | str) -> list[Path]:
     return [Path(place)] if Path(place).exists() else _matches(place)
 
 
+def name_of(given: Path | str) -> str:
+    """What an input is called before its `=`; nothing without."""
+    return _source_and_place(str(given), "")[0]
+
+
 def _source_and_place(given: str, default: str) -> tuple[str, str]:
     """NAME=PATH in its parts, unless it is a path itself: folders are called lang=en."""
     named = _NAMED.fullmatch(given)

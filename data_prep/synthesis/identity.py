@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 import xxhash
 
-from data_prep.intake.inputs import paths_of, spelled
+from data_prep.intake.inputs import name_of, paths_of, spelled
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis.demonstrations import file_of
 from data_prep.synthesis.engines import Engine, flat, state_of
@@ -20,9 +20,11 @@ EXECUTION: Final = frozenset(
 )
 """Settings of how a run is made, or (preset, engine_args) told by what they come to; all others decide what it makes,
 and stay as they are while a run is on its way."""
+INPUT_FILES: Final = "input_files"
+"""What a run on its way may have otherwise: a corpus is copied, or mounted elsewhere, and has been read already."""
 TEXTS: Final = frozenset(
-    {"inputs", "text_key", "id_key", "source", "split", "max_document_bytes", "documents", "samples", "max_text_tokens"}
-    | {"shard_documents", "batch_size"}
+    {"inputs", INPUT_FILES, "text_key", "id_key", "source", "split", "max_document_bytes", "documents"}
+    | {"samples", "max_text_tokens", "shard_documents", "batch_size"}
 )
 """What a retry may have otherwise, over and above: its texts are read, chosen and cut already, and how many go together
 decides no more than rounding; a batch too large may be why they failed."""
@@ -44,7 +46,7 @@ def identity_of(
     content = settings.model_dump(mode="json", exclude=set(EXECUTION))
     if settings.demonstrations is not None:
         content["demonstrations"] = xxhash.xxh3_128_hexdigest(file_of(settings.demonstrations).read_bytes())
-    own = {"inputs": [_state(each) for each in inputs], "tokenizer": tokenizer, "model": _model_state(model)}
+    own = {**_state(inputs), "tokenizer": tokenizer, "model": _model_state(model)}
     answers = state_of(settings, model) if engine is None else flat(engine)
     found: dict[str, Any] = orjson.loads(orjson.dumps({**content, **own, **answers}))
     return found
@@ -56,14 +58,27 @@ def of_retry(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys by which two identities differ."""
-    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    """The keys by which two identities differ; where the inputs differ, nothing of their places and times."""
+    found = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    return [key for key in found if key != INPUT_FILES or "inputs" not in found]
 
 
-def _state(given: Path | str) -> list[Any]:
-    """Files are told by size and time: to read a corpus for its hash takes as long as to read it."""
-    files = [file for path in paths_of(given) for file in _files(path)]
-    return [spelled(given), [[spelled(each.resolve()), each.stat().st_size, each.stat().st_mtime_ns] for each in files]]
+def _state(inputs: Sequence[Path | str]) -> dict[str, str]:
+    """Hashes of the files: to read a corpus for its own takes as long as to read it.
+
+    inputs: their names, below the folders that are given, and sizes; INPUT_FILES: where they lie, and of when they are.
+    """
+    what, which = xxhash.xxh3_128(), xxhash.xxh3_128()
+    for given in inputs:
+        paths = paths_of(given)
+        what.update(f"{spelled(name_of(given) if paths else given)}\x1e".encode())
+        for path in paths:
+            for file in _files(path):
+                state = file.stat()
+                name = spelled(file.name if file == path else file.relative_to(path))
+                what.update(f"{name}\x1f{state.st_size}\x1f".encode())
+                which.update(f"{spelled(file.resolve())}\x1f{state.st_mtime_ns}\x1f".encode())
+    return {"inputs": what.hexdigest(), INPUT_FILES: which.hexdigest()}
 
 
 def _model_state(model: Path | None) -> str | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import logging
 import os
 import shutil
 import socket
@@ -38,7 +39,9 @@ from data_prep.locks import is_alive, one_at_a_time
 from data_prep.readers import beside, json_line, read_jsonl, write_json, write_jsonl
 from data_prep.records import AugmentedText, Document
 from data_prep.settings import SynthesizeSettings
-from data_prep.synthesis.identity import differing
+from data_prep.synthesis.identity import INPUT_FILES, differing
+
+logger = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 DUPLICATE: Final = "duplicate_id"
@@ -154,7 +157,11 @@ def begin(root: Path, inputs: Sequence[Path | str], settings: SynthesizeSettings
         unlike = [] if found is None else differing(found.plan["identity"], identity)
         if found is None or (unlike and found.is_untouched):
             return _filled(root, inputs, settings, identity)
-    if unlike:
+    if unlike == [INPUT_FILES]:
+        logger.warning(
+            "%s: the inputs lie elsewhere or are of another time; what was read of them is gone on with", root
+        )
+    elif unlike:
         problem = f"was begun with another {', '.join(unlike)}"
         raise UserError(root, problem, "give what it was begun with, or remove that folder to begin anew")
     return found
@@ -174,7 +181,9 @@ def opened(root: Path) -> Work | None:
 def is_under_way(root: Path, identity: Mapping[str, Any] | None = None) -> bool:
     """Whether a run has begun shards in that folder; one of that identity, if it is given."""
     found = opened(root)
-    return found is not None and not found.is_untouched and identity in (None, found.plan["identity"])
+    if found is None or found.is_untouched:
+        return False
+    return identity is None or set(differing(found.plan["identity"], identity)) <= {INPUT_FILES}
 
 
 def begin_with_texts(

@@ -53,6 +53,35 @@ def test_an_input_that_has_changed_is_seen_however_it_is_named(tmp_path: Path, s
     assert counts == [3, 5, 6]
 
 
+@pytest.mark.parametrize("spelled", ["{0}/in", "name={0}/in/*.jsonl", "{0}/in/a.jsonl"])
+def test_a_run_on_its_way_goes_on_with_a_corpus_that_was_moved(
+    tmp_path: Path, spelled: str, caplog: pytest.LogCaptureFixture
+):
+    options, out = settings(shard_documents=3), tmp_path / "c.jsonl"
+    corpus(tmp_path / "in" / "a.jsonl", 9)
+    assert synthesize(options, spelled.format(tmp_path), None, out, None, None, 0, 2) is None
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in").rename(tmp_path / "elsewhere/in")
+    os.utime(tmp_path / "elsewhere/in/a.jsonl", (1, 1))
+    given = spelled.format(tmp_path / "elsewhere")
+    summary = synthesize(options, given, None, out)
+    assert summary is not None and summary["documents"] == 9 and "lie elsewhere or are of another time" in caplog.text
+    assert synthesize(options, given, None, out) == summary
+    os.utime(tmp_path / "elsewhere/in/a.jsonl", (2, 2))
+    with pytest.raises(UserError, match="is finished, and was made with another input_files"):
+        synthesize(options, given, None, out)
+
+
+@pytest.mark.parametrize("change", [corpus, lambda path, count: corpus(path.with_name("b.jsonl"), 1)])
+def test_a_run_on_its_way_does_not_go_on_with_another_corpus(tmp_path: Path, change: Any):
+    options, out = settings(shard_documents=3), tmp_path / "c.jsonl"
+    corpus(tmp_path / "in" / "a.jsonl", 9)
+    assert synthesize(options, tmp_path / "in", None, out, None, None, 0, 2) is None
+    change(tmp_path / "in" / "a.jsonl", 10)
+    with pytest.raises(UserError, match=r"c\.jsonl\.work: was begun with another inputs; give"):
+        synthesize(options, tmp_path / "in", None, out)
+
+
 def test_another_model_with_the_same_tokenizer_is_another_run(tmp_path: Path):
     def told(content: bytes) -> object:
         (tmp_path / "model").mkdir(exist_ok=True)
