@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,17 +63,18 @@ def _together(case: Case, work: Path, sides: Sequence[str], limit: float | None)
     """Both at once, each computing while the other waits; where one fails the other is ended, and its reason told."""
     baton = (work / "baton").absolute()
     Baton.make(baton, case.processes)
+    failures: list[BaseException] = []
 
     def one(place: int) -> None:
         try:
             _run_side(sides[place], case, work, None, limit=limit, baton=f"{baton}:{place}")
-        except BaseException:
+        except BaseException as error:
+            failures.append(error)
             Baton.drop(baton)
-            raise
 
     with ThreadPoolExecutor(len(sides)) as pool:
-        ends = [run.exception() for run in as_completed([pool.submit(one, place) for place in range(len(sides))])]
-    if failures := [error for error in ends if error is not None]:
+        wait([pool.submit(one, place) for place in range(len(sides))])
+    if failures:
         raise failures[0]
 
 
