@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation, Overflow
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from data_prep.errors import nearest
 
@@ -126,8 +126,8 @@ class SynthesizeSettings(IntakeSettings):
     )
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share a model, of vllm [GPUs]")
     quantization: str | None = Field(None, description="quantization of the weights, of vllm: fp8, awq, ...")
-    engine_args: dict[str, Any] = Field(
-        default_factory=dict, description="further engine arguments of vllm, by its own names; in a recipe only"
+    engine_args: dict[str, JsonValue] = Field(
+        default_factory=dict, description="further engine arguments of vllm, by its own names: JSON, or a file of it"
     )
     server_urls: tuple[str, ...] = Field((), description="addresses of servers, as http://HOST:PORT/v1")
     server_model: str | None = Field(None, description="the model's name there; default: the name of the model")

@@ -57,7 +57,7 @@ def collect(
 
 
 @app.command()
-@settings_options(SynthesizeSettings, "engine_args")
+@settings_options(SynthesizeSettings)
 def synthesize(
     inputs: Annotated[list[str], typer.Argument(help=INPUTS)],
     out: Annotated[Path, typer.Argument(help="chains to write, JSONL")],
