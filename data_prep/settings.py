@@ -134,6 +134,9 @@ class SynthesizeSettings(IntakeSettings):
     server_prompt: Literal["tokens", "text"] = Field(
         "tokens", description="prompts as token ids, or as text, to which the server adds BOS itself"
     )
+    server_body: dict[str, JsonValue] = Field(
+        default_factory=dict, description="further fields of each request, by the server's names: JSON, or a file of it"
+    )
     server_key: str = Field("OPENAI_API_KEY", description="environment variable that holds the servers' key")
     request_timeout: float = Field(600, gt=0, description="longest wait for a server's answer to one try [seconds]")
     request_retries: int = Field(5, ge=0, description="times that a failed request goes to a server again, ever later")

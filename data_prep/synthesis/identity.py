@@ -16,10 +16,10 @@ from data_prep.synthesis.engines import Engine, flat, state_of
 
 EXECUTION: Final = frozenset(
     {"workers", "executor", "gpus_per_worker", "concurrency", "tensor_parallel_size", "engine_args", "preset"}
-    | {"server_urls", "server_key", "request_timeout", "request_retries", "request_limit"}
+    | {"server_urls", "server_key", "server_body", "request_timeout", "request_retries", "request_limit"}
 )
-"""Settings of how a run is made, or (preset, engine_args) told by what they come to; all others decide what it makes,
-and stay as they are while a run is on its way."""
+"""Settings of how a run is made, or (preset, engine_args, server_body) told by what they come to; all others decide
+what it makes, and stay as they are while a run is on its way."""
 INPUT_FILES: Final = "input_files"
 """What a run on its way may have otherwise: a corpus is copied, or mounted elsewhere, and has been read already."""
 TEXTS: Final = frozenset(

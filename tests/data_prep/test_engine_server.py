@@ -90,10 +90,28 @@ def test_what_is_sent_and_what_comes_back():
         (done,) = run([server.url], stop=["</s>"], extra_body={"top_p": 0.5}, api_key="k")
         (sampled,) = run([server.url.removesuffix("/v1")], temperature=0.7)
     assert done == Completion("word 5", "stop", 3, 7) == sampled
-    sent = {"model": "m", "prompt": [5, 6, 7], "max_tokens": 9}
+    sent = {"model": "m", "prompt": [5, 6, 7], "max_tokens": 9, "top_p": 1.0}
     assert server.bodies[0] == {**sent, "temperature": 0.0, "stop": ["</s>"], "top_p": 0.5}
     assert server.bodies[1] == {**sent, "temperature": 0.7, "seed": ASK.seed & 0x7FFFFFFF}
     assert server.keys == ["Bearer k", "Bearer none"]
+
+
+def test_further_fields_come_from_the_settings_and_none_that_a_request_has_already(tmp_path: Path):
+    folder, body = llama3_like(tmp_path), {"top_k": 0, "stop_token_ids": [1, 2], "top_p": 0.5}
+
+    async def ask(**fields: Any) -> None:
+        settings = SynthesizeSettings(engine="server", server_urls=(server.url,), server_model="m", server_body=fields)
+        engine = make_engine(settings, folder, load_wire(folder))
+        await engine.generate([ASK])
+        await engine.close()
+
+    with serving() as server:
+        asyncio.run(ask())
+        asyncio.run(ask(**body))
+        with pytest.raises(UserError, match="server_body: 'temperature' is in each request already"):
+            asyncio.run(ask(temperature=0.5))
+    plain, further = server.bodies
+    assert plain["top_p"] == 1.0 and further == {**plain, **body}
 
 
 @pytest.mark.parametrize(

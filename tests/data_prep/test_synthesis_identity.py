@@ -140,6 +140,9 @@ def test_an_engine_that_is_given_is_told_by_its_own_identity(tmp_path: Path):
         ("server", {"server_model": "other"}, True),
         ("server", {"server_model": "model"}, False),  # as it is named without that
         ("server", {"server_prompt": "text"}, True),
+        ("server", {"server_body": {"top_k": 0}}, True),
+        ("server", {"server_body": {"top_p": 1.0}}, False),  # as it is sent without that
+        ("rules", {"server_body": {"top_k": 0}}, False),
         ("server", {"server_urls": ("http://a",), "request_timeout": 3.0, "request_limit": 9.0}, False),
         ("rules", {"preset": "paper"}, False),
         ("rules", {"demonstrations": "builtin"}, True),

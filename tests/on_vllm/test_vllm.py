@@ -28,9 +28,8 @@ from data_prep.fetch import fetch_model
 from data_prep.pairs_report import count_pairs, naming
 from data_prep.readers import read_chains, read_jsonl, write_jsonl
 from data_prep.records import AugmentedText, Chain, Pair
-from data_prep.settings import CheckSettings, PairsReportSettings
-from data_prep.synthesis.engines.contract import Completion, Request
-from data_prep.synthesis.engines.server import ServerEngine
+from data_prep.settings import CheckSettings, PairsReportSettings, SynthesizeSettings
+from data_prep.synthesis.engines import Completion, Request, make_engine
 from data_prep.synthesis.wire import load_wire
 
 HERE = Path(__file__).parent
@@ -180,13 +179,15 @@ def test_the_server_engine_before_a_real_server(
     prompt_form: Any, server_url: str, model: Path, prompts: list[list[int]], expected: list[Completion]
 ):
     tokenizer = AutoTokenizer.from_pretrained(model)
-    body = {"stop_token_ids": sorted(tokenizer.all_special_ids), "skip_special_tokens": False}
+    sampled: dict[str, Any] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
+    settings = SynthesizeSettings(
+        engine="server", server_urls=(server_url,), server_model="m", server_prompt=prompt_form,
+        server_body={**sampled, "stop_token_ids": sorted(tokenizer.all_special_ids)},
+        max_new_tokens=TOKENS, concurrency=4,
+    )  # fmt: skip
 
     async def run() -> tuple[list[Completion], str]:
-        engine = ServerEngine(
-            [server_url], "m", max_new_tokens=TOKENS, temperature=0, prompt_form=prompt_form, tokenizer=tokenizer,
-            extra_body=body, concurrency=4,
-        )  # fmt: skip
+        engine = make_engine(settings, model, load_wire(model))
         done = await asyncio.gather(*(engine.generate([Request(prompt, "", 1)]) for prompt in prompts))
         with pytest.raises(UserError) as caught:
             await engine.generate([Request([5] * (SERVER_TOKENS + 1), "", 1)])

@@ -45,7 +45,9 @@ def state_of(settings: SynthesizeSettings, model: Path | None) -> dict[str, Any]
 
         return flat(RulesEngine())
     if settings.engine == "server":
-        return {"server_model": _name_at_server(settings, model)}
+        from data_prep.synthesis.engines.server import full_body
+
+        return {"server_model": _name_at_server(settings, model), "server_body": full_body(settings.server_body)}
     if settings.engine == "vllm":
         from data_prep.synthesis.engines.vllm import answering
 
@@ -81,6 +83,7 @@ def _server(settings: SynthesizeSettings, model: Path) -> Engine:
         api_key=os.environ.get(settings.server_key),
         prompt_form=settings.server_prompt,
         tokenizer=AutoTokenizer.from_pretrained(model),
+        extra_body=settings.server_body,
     )
 
 

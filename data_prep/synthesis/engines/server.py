@@ -25,6 +25,9 @@ CONNECT_SECONDS = 10.0
 LARGEST_SEED = 2**31 - 1
 # What the client asks for by name; the true values are in its `extra_body`, of which it does not look at each id.
 _TAKEN_AS_IT_IS: Mapping[str, Any] = {"model": "", "prompt": ""}
+OURS = ("model", "prompt", "max_tokens", "temperature", "seed", "n", "stream")
+SAMPLES_OF_ALL: Mapping[str, Any] = {"top_p": 1.0}
+"""Named in each request, as every server knows it: else a server's own default, or that of the model's files, holds."""
 # More requests under way than the least busy server has: a chain then goes there, and begins without a cache.
 SLACK = 8
 
@@ -69,10 +72,11 @@ class ServerEngine:
         prompt_form: "tokens" sends ids; "text" is for servers that take none, and needs `tokenizer`.
         stop: strings that end a completion, as the server understands them.
         tokenizer: counts completion tokens where the server does not.
-        extra_body: further fields of a request (`top_p`, `stop_token_ids`, ...); an identity holds them.
+        extra_body: further fields of a request (`top_k`, `stop_token_ids`, ...); an identity holds them.
 
     Raises:
-        UserError: no address or a wrong one, no `openai` package, or text asked for without a tokenizer.
+        UserError: no address or a wrong one, no `openai` package, text asked for without a tokenizer, or a further
+            field that a request has anyway.
     """
 
     batch_size = 1
@@ -102,7 +106,7 @@ class ServerEngine:
         self.tokenizer = tokenizer
         self.prompt_form = prompt_form
         self.max_new_tokens, self.temperature, self.stop = max_new_tokens, temperature, list(stop)
-        self.extra_body = dict(extra_body or {})
+        self.extra_body = full_body(extra_body or {})
         self.model = model
         self._limit_seconds = limit_seconds
         self._room = asyncio.Semaphore(concurrency)
@@ -252,6 +256,18 @@ class ServerEngine:
         if self.tokenizer is None:
             raise UserError(url, "the server does not count tokens (no `usage`)", "give the model's tokenizer")
         return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def full_body(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request that may change what is answered, beside those that it has by its settings.
+
+    Raises:
+        UserError: one of those is among what is given.
+    """
+    for name in given:
+        if name in OURS:
+            raise UserError("server_body", f"'{name}' is in each request already", "leave it out; settings decide it")
+    return {**SAMPLES_OF_ALL, **given}
 
 
 def base_url(url: str) -> str:
