@@ -23,6 +23,7 @@ from data_prep.errors import UserError
 from data_prep.settings import SynthesizeSettings
 from data_prep.shards import end_with_parent
 from data_prep.synthesis.demonstrations import load_demonstrations
+from data_prep.synthesis.devices import environment_with, environments_of
 from data_prep.synthesis.engines import Engine, make_engine
 from data_prep.synthesis.prompts import Prompter
 from data_prep.synthesis.wire import byte_wire, check_tags, load_wire
@@ -80,7 +81,7 @@ def run_shards(
     """Works the shards off where the settings say; an engine that is given is used in this process.
 
     Raises:
-        UserError: the engine does not work, or every worker died.
+        UserError: the engine does not work, every worker died, or there are more of them than the GPUs have room for.
     """
     if not shards:
         return
@@ -121,15 +122,17 @@ def _run_in_processes(job: Job, shards: Sequence[int], told: Told, workers: int)
 def _one_round(job: Job, shards: Sequence[int], told: Told, workers: int) -> list[str]:
     """Processes that are given the shards one by one, until all have ended; how those ended that died.
 
+    Each sees its own of the GPUs.
     Each has a pipe of its own: of a queue that they share, one that is killed could keep the lock for ever.
     """
     context = multiprocessing.get_context("spawn")
     waiting = iter(shards)
     links: dict[Connection, BaseProcess] = {}
-    for _ in range(workers):
+    for environment in environments_of(job.settings, workers):
         ours, theirs = context.Pipe()
         links[ours] = context.Process(target=_process, args=(job, theirs), daemon=True)
-        links[ours].start()
+        with environment_with(environment):  # a spawned process has it before it imports anything
+            links[ours].start()
         theirs.close()
     left = set(links)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 from dying_job import DyingJob
 from scripted_engine import ScriptedEngine
+from telling_job import TellingJob
+from tokenizers_for_tests import llama3_like
 
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
@@ -120,6 +123,21 @@ def test_a_worker_that_dies_leaves_its_shards_to_others(
     synthesize(settings(workers=2), corpus, None, tmp_path / "c.jsonl")
     assert mark.exists() and "workers died (exit code -9)" in caplog.text
     assert outputs(tmp_path / "c.jsonl") == whole
+
+
+@pytest.mark.parametrize(("engine", "seen"), [("transformers", ["3", "5"]), ("rules", ["3,5", "3,5"])])
+def test_each_worker_is_started_with_gpus_of_its_own(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, engine: Any, seen: list[str]
+):
+    (tmp_path / "told").mkdir()
+    monkeypatch.setenv("IPT_TEST_TELLS", str(tmp_path / "told"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr("data_prep.synthesis.Job", TellingJob)
+    model = llama3_like(tmp_path / "model") if engine != "rules" else None
+    options = SynthesizeSettings(engine=engine, shard_documents=20, workers=2)
+    assert synthesize(options, corpus, model, tmp_path / "c.jsonl")
+    assert sorted(path.read_text() for path in (tmp_path / "told").iterdir()) == seen
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
 
 
 def test_an_engine_that_cannot_be_made_is_one_line_from_any_worker(tmp_path: Path, corpus: Path):

@@ -19,11 +19,13 @@ from megatron_ipt.recipe import Recipe, load_recipe
 ROOT = Path(__file__).parents[2]
 BRANCH = re.compile(r"cuda\.is_available|has_gpu|\.device\.type|\.is_cuda|device_count|['\"]cuda['\"]|['\"]nccl['\"]")
 # where the question may be asked: the table, the shim that stands for a GPU, and the doctor that prints it;
-# the synthesizer's engine is the other half and runs without megatron; the settings name a backend's legal values
+# the synthesizer's engine and workers are the other half and run without megatron; the settings name a backend's legal
+# values
 ALLOWED = {
     "megatron_ipt/mcore/device.py",
     "megatron_ipt/mcore/shim.py",
     "megatron_ipt/cli/doctor.py",
+    "data_prep/synthesis/devices.py",
     "data_prep/synthesis/engines/transformers.py",
     "megatron_ipt/settings/layout.py",
 }
