@@ -1,6 +1,7 @@
 """The transformers engine on a real architecture: batching changes nothing, stops where it should."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,34 @@ def test_its_identity_is_all_that_a_completion_depends_on(model_dir: Path, tmp_p
     assert base == dict(engine(model_dir, seed=9, batch_size=2).identity)
     with pytest.raises(UserError, match="no model could be loaded"):
         engine(tmp_path)
+
+
+@pytest.mark.parametrize("left", [0, 5, 5000])
+def test_damaged_weights_are_told_in_one_line(model_dir: Path, tmp_path: Path, left: int):
+    folder = shutil.copytree(model_dir, tmp_path / "model")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:left])
+    with pytest.raises(UserError, match=r"model: no model could be loaded \(SafetensorError: .+\); give a whole"):
+        engine(folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("place", ["from_pretrained", "to"])
+def test_a_model_that_does_not_fit_the_memory_is_told_in_one_line(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError, place: str
+):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(LlamaForCausalLM, place, full)
+    with pytest.raises(UserError, match=f"no model could be loaded .*{error.args[0][-16:-1]}.*memory holds it"):
+        engine(model_dir)
 
 
 def test_shared_prefix_leaves_each_prompt_a_token():

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import torch
 import xxhash
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache, StaticCache
 
 from data_prep.errors import UserError
@@ -26,21 +27,20 @@ class TransformersEngine:
     """Batched generation; greedy at temperature 0, else sampled from a seed made of the requests'.
 
     Raises:
-        UserError: no model can be loaded from the directory.
+        UserError: no model can be loaded from the directory, or it does not fit the memory.
     """
 
     def __init__(self, model_dir: Path | str, settings: SynthesizeSettings) -> None:
         folder = Path(model_dir)
         self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(settings.dtype))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                folder, f"no model could be loaded ({error})", "give a Hugging Face model directory"
-            ) from error
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).eval()
+            self.model = model.to(self.device).eval()
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # out of memory is a RuntimeError
+            mend = "give a whole Hugging Face model directory, and a device whose memory holds it"
+            raise UserError(folder, f"no model could be loaded ({type(error).__name__}: {error})", mend) from error
         self.stop_ids = sorted(self._special_ids())
         self._identity = {
             "engine": "transformers",
