@@ -87,7 +87,8 @@ class SynthesizeSettings(IntakeSettings):
     )
     model: Path | None = Field(
         None,
-        description="synthesizer: Hugging Face directory, or OWNER/NAME of the hub; default: the fetched model",
+        description="synthesizer: Hugging Face directory, or OWNER/NAME of the hub; default: the preset's, or in a "
+        "recipe the fetched model",
     )
     engine: EngineName = Field(
         "transformers", description="what writes: transformers, vllm, server (OpenAI-compatible), or rules (no model)"

@@ -26,7 +26,7 @@ def model_of(settings: SynthesizeSettings, model: Path | str | None, engine: Eng
     Raises:
         UserError: none is named, or it is neither a path nor to be had from the hub.
     """
-    if model is None and settings.preset == "paper":
+    if model is None and settings.preset == "paper" and settings.engine != "rules":
         model = PAPER
     if model is None and settings.engine != "rules" and engine is None:
         raise UserError("--model", "no synthesizer is named", "give its directory, or take --engine rules")

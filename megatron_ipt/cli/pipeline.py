@@ -57,8 +57,12 @@ def settings_of(step: Step, recipe: Recipe) -> dict[str, Any]:
     return {name: value.model_dump(mode="json") for name in step.sections if (value := getattr(recipe, name))}
 
 
-def synthesizer(run: Context) -> Path:
-    return section(run.recipe, "synthesize").model or run.paths.model
+def synthesizer(run: Context) -> Path | None:
+    """The model that is named, else the fetched one; None where the preset names it, and for rules, which have none."""
+    settings = section(run.recipe, "synthesize")
+    if settings.model is None and (settings.preset or settings.engine == "rules"):
+        return None
+    return settings.model or run.paths.model
 
 
 def tokenizer(run: Context) -> Path:
@@ -151,6 +155,12 @@ def _templates(run: Context) -> list[Path]:
     return sorted((settings.templates / settings.language).glob("*.yaml")) if settings.templates else []
 
 
+def _synthesizer_files(run: Context) -> list[Path]:
+    """None of the preset's: its name, which is of the settings, stands for them."""
+    model = synthesizer(run)
+    return model_files(model) if model is not None else []
+
+
 def _demonstrations(run: Context) -> list[Path]:
     path = section(run.recipe, "synthesize").demonstrations
     return [path] if path is not None and path.exists() else []
@@ -231,7 +241,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "synthesize",
         ("synthesize",),
-        lambda run: [run.paths.documents, *model_files(synthesizer(run)), *_demonstrations(run)],
+        lambda run: [run.paths.documents, *_synthesizer_files(run), *_demonstrations(run)],
         lambda run: [run.paths.chains, steps.leftover_of(run.paths.chains)],
         lambda run: steps.synthesize(
             section(run.recipe, "synthesize"), [run.paths.documents], synthesizer(run), run.paths.chains, replace=True

@@ -32,6 +32,7 @@ def test_the_preset_is_the_authors_model_where_none_is_named(tmp_path: Path, mon
     assert model_of(SynthesizeSettings(preset="paper", engine="server"), None) == tmp_path
     assert model_of(SynthesizeSettings(preset="paper"), tmp_path / "own") == tmp_path / "own"
     assert model_of(SynthesizeSettings(engine="rules"), None) is None
+    assert model_of(SynthesizeSettings(engine="rules", preset="paper"), None) is None
     assert model_of(SynthesizeSettings(), None, ScriptedEngine()) is None
     assert model_of(SynthesizeSettings(), "owner/name") == tmp_path
     paper = "instruction-pretrain/instruction-synthesizer"

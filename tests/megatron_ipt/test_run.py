@@ -14,6 +14,10 @@ import pytest
 import yaml
 from conftest import TinyRun, environment, ipt, with_byte_tokenizer
 
+from data_prep.settings import SynthesizeSettings
+from megatron_ipt.cli import pipeline, steps
+from megatron_ipt.recipe import Recipe
+
 STEPS = ["check", "render", "index", "blend", "baseline", "train", "export", "evaluate", "report"]
 PP2 = ["train.nproc_per_node=2", "train.pipeline_model_parallel_size=2"]
 SENTENCES = [
@@ -93,6 +97,34 @@ def test_every_step_runs_then_none(recipe: Path) -> None:
     assert states(ipt("run", recipe).stdout) == dict.fromkeys(STEPS, "unchanged")
     for step in ("evaluate", "report"):  # no other test of a few seconds starts these with all of their imports
         ipt("run", recipe, "--only", step, fresh=True)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "model"),
+    [
+        ({}, "run/model"),
+        ({"preset": "paper"}, None),  # which the room of synthesis takes for the authors'
+        ({"preset": "paper", "model": "mine"}, "mine"),
+        ({"engine": "rules"}, None),
+        ({"engine": "rules", "model": "mine"}, "mine"),
+    ],
+)
+def test_the_fetched_model_writes_pairs_where_no_other_is_named(
+    chosen: dict[str, Any], model: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run/model", "mine"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "config.json").touch()
+    asked: list[Path | None] = []
+    monkeypatch.setattr(steps, "synthesize", lambda settings, inputs, given, out, replace: asked.append(given))
+    recipe = Recipe(name="r", output_dir=Path("run"), synthesize=SynthesizeSettings(**chosen))
+    context = pipeline.Context(recipe, Path("r.yaml"), [])
+    (step,) = (step for step in pipeline.STEPS if step.name == "synthesize")
+    step.action(context)
+    expected = None if model is None else Path(model)
+    files = [expected / "config.json"] if expected else []
+    assert asked == [expected] and step.inputs(context) == [context.paths.documents, *files]
 
 
 def test_places_that_only_train_knows_are_refused(recipe: Path, tmp_path: Path) -> None:
