@@ -40,7 +40,11 @@ FIGURES: Final = ("texts", "prompt_tokens", "completion_tokens", "pairs", "bytes
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`figures`: name -> (expected, low, high), the last two with 95 %; `hours` of one engine, by `rate` tokens/s."""
+    """`figures`: name -> (expected, low, high), the last two with 95 %; `hours` of one engine, by `rate` tokens/s.
+
+    `bytes` is the JSON of texts with their pairs.  `gpu_hours` is None where the GPUs of an engine are not told by the
+    settings: a server has its own, `transformers` runs on one or on a CPU, `rules` on none.
+    """
 
     documents: int
     rows: int
@@ -112,7 +116,9 @@ async def _measure(
     def told(conversation: Conversation, completion: Completion | None, _: bool) -> None:
         text = conversation.texts[-1]
         mine = counts[text.source, text.document_id]
-        mine.update(texts=1, pairs=len(text.pairs), bytes=len(orjson.dumps(text.to_json())))
+        is_first = text.sample == 0  # a text is one whatever its samples, and is written once if they have no pairs
+        size = len(orjson.dumps(text.to_json())) if is_first or text.pairs else 0
+        mine.update(texts=is_first, pairs=len(text.pairs), bytes=size)
         if completion is not None:
             mine.update(prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens)
 
