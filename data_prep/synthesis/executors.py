@@ -1,7 +1,8 @@
 """Where workers run: in this process, in several of this machine, or on a Ray cluster (ray_executor.py).
 
 Whoever works a shard off, its result is the same; so a worker that dies costs what it had under way, and its shards
-are worked off by others.
+are worked off by others.  An engine that does not work ends a run of this machine, since the others have the same
+model, disk and driver; on Ray it costs that worker.
 """
 
 from __future__ import annotations

@@ -25,11 +25,15 @@ from data_prep.synthesis.engines import Completion, Request
 SYNC_SECONDS: Final = 1.0
 
 
+class AtWork(UserError):
+    """Another process has the journal open."""
+
+
 class Journal:
     """The completions of one engine; entries of other engines or settings are kept, and not found.
 
     Raises:
-        UserError: a line is not of a journal; another process has it open; the disk is full.
+        UserError: a line is not of a journal; another process has it open (AtWork); the disk is full.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -105,5 +109,5 @@ def _opened(path: Path) -> FileIO:
     if not lock(stream):
         stream.close()
         mend = "wait until it is done; tasks of an array have a --shard-index each, and one --num-shards"
-        raise UserError(path, "another process is at work on this shard", mend)
+        raise AtWork(path, "another process is at work on this shard", mend)
     return stream

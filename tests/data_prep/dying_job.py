@@ -1,4 +1,4 @@
-"""A job whose engine ends its process by a signal, once: what a worker that runs out of memory looks like."""
+"""Jobs with a worker that dies by a signal, as one without memory does, or whose engine is sick or cannot be made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data_prep.errors import UserError
 from data_prep.synthesis.engines import Completion, Engine, Request
 from data_prep.synthesis.engines.rules import RulesEngine
 from data_prep.synthesis.executors import Job, Teller
@@ -50,3 +51,29 @@ class DyingJob(Job):
                 os.write(told._send.__self__.fileno(), struct.pack("!i", 1000) + b"half")  # type: ignore[attr-defined]
 
         return super().worker(told, DyingEngine(Path(os.environ["IPT_TEST_DIES_ONCE"]), half_a_word), prompter)
+
+
+class SickEngine(RulesEngine):
+    """Fails as soon as it has to do with a shard."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        raise OSError("CUDA error")
+
+
+class SickJob(Job):
+    """The first of its workers has that engine."""
+
+    def worker(self, told: Told, engine: Engine | None = None, prompter: Prompter | None = None) -> Worker:
+        try:
+            self.root.with_name("sick").touch(exist_ok=False)
+        except FileExistsError:
+            return super().worker(told, engine, prompter)
+        return super().worker(told, SickEngine(), prompter)
+
+
+class UnmadeJob(Job):
+    """No worker of it has an engine."""
+
+    def worker(self, told: Told, engine: Engine | None = None, prompter: Prompter | None = None) -> Worker:
+        raise UserError("model", "vLLM did not start:\nno such thing", "see its log above")

@@ -159,8 +159,10 @@ def test_an_actor_of_ray_tells_of_a_dead_engine_in_one_line_too(
     monkeypatch.setattr("data_prep.synthesis.executors.make_engine", lambda *_: ScriptedEngine(batch_size, before=fail))
     write_jsonl(tmp_path / "in.jsonl", [{"id": f"d{i}", "text": f"Text t{i} says little."} for i in range(9)])
     work = begin(tmp_path / "work", [tmp_path / "in.jsonl"], settings(), {})
+    actor = ShardActor(Job(work.root, settings(), None))
+    asyncio.run(actor.ready())
     with pytest.raises(UserError, match=r"it failed on 3 texts in a row \(ConnectionError: gone\)"):
-        asyncio.run(ShardActor(Job(work.root, settings(), None)).work_off(0))
+        asyncio.run(actor.work_off(0))
 
 
 def test_two_runs_at_once_do_not_work_on_one_shard(tmp_path: Path, corpus: Path, whole: dict[str, bytes]):

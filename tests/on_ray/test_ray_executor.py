@@ -13,7 +13,7 @@ ray: Any = pytest.importorskip("ray", reason="`make test-ray` makes an environme
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1] / "data_prep"))
 
-from dying_job import DyingJob  # noqa: E402
+from dying_job import DyingJob, SickJob, UnmadeJob  # noqa: E402
 
 from data_prep.errors import UserError  # noqa: E402
 from data_prep.readers import write_jsonl  # noqa: E402
@@ -60,16 +60,40 @@ def test_actors_write_the_same_bytes_as_one_process(tmp_path: Path, corpus: Path
     assert len(told) == 8 and told[-1].documents == 40
 
 
+def test_more_workers_than_the_cluster_has_room_for_write_the_same_bytes(tmp_path: Path, corpus: Path) -> None:
+    told: list[Any] = []
+    synthesize(settings(executor="ray", workers=6), corpus, None, tmp_path / "c.jsonl", told.append)
+    assert (tmp_path / "c.jsonl").read_bytes() == corpus.with_name("whole.jsonl").read_bytes()
+    assert told[-1].documents == 40
+
+
 def test_a_shard_whose_actor_died_is_worked_off_by_another(
     tmp_path: Path, corpus: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("data_prep.synthesis.Job", DyingJob)
     synthesize(settings(executor="ray", workers=2), corpus, None, tmp_path / "c.jsonl")
-    assert mark.exists() and "a worker died" in caplog.text
+    assert mark.exists() and "died or failed" in caplog.text
     assert (tmp_path / "c.jsonl").read_bytes() == corpus.with_name("whole.jsonl").read_bytes()
 
 
-def test_an_engine_that_cannot_be_made_is_told_in_its_own_line(tmp_path: Path, corpus: Path) -> None:
+def test_an_engine_that_fails_on_one_worker_costs_no_shard(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("data_prep.synthesis.Job", SickJob)
+    synthesize(settings(executor="ray", workers=2), corpus, None, tmp_path / "c.jsonl")
+    assert "OSError: CUDA error" in caplog.text
+    assert (tmp_path / "c.jsonl").read_bytes() == corpus.with_name("whole.jsonl").read_bytes()
+
+
+def test_an_engine_that_no_actor_can_make_is_told_in_its_own_line(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.synthesis.Job", UnmadeJob)
+    with pytest.raises(UserError, match=r"^model: vLLM did not start: no such thing; see its log above$"):
+        synthesize(settings(executor="ray", workers=2), corpus, None, tmp_path / "c.jsonl")
+
+
+def test_a_model_that_is_not_there_is_told_in_its_own_line(tmp_path: Path, corpus: Path) -> None:
     nowhere = tmp_path / "nowhere"
     with pytest.raises(UserError, match="no such directory"):
         synthesize(SynthesizeSettings(executor="ray", workers=2), corpus, nowhere, tmp_path / "c.jsonl")
