@@ -119,6 +119,19 @@ def test_what_goes_on_a_chain_is_computed_before_what_begins_one(found: Any):
     assert found["ahead"]["0"] > 2 * 16 >= found["ahead"]["2"] >= 16
 
 
+def test_what_is_given_arrives_at_vllm(found: Any):
+    words = found["arriving"].pop("words")
+    assert words.endswith("vLLM did not start: not started; see its log above")
+    assert found["arriving"] == {
+        "tensor_parallel_size": 4,
+        "quantization": "fp8",
+        "kv_cache_dtype": "fp8",
+        "enable_prefix_caching": True,
+        "scheduling_policy": "fcfs",
+        "usage_context": "LLM_CLASS",
+    }
+
+
 def test_what_is_not_given_is_as_vllm_has_it_for_work_off_line(found: Any):
     ours, offline = found["batched_tokens"]
     assert ours == offline == 4096  # an engine of no stated use gets 2,048

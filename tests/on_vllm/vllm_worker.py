@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from data_prep.synthesis.engines.contract import Request
 from data_prep.synthesis.engines.vllm import VllmEngine
@@ -37,6 +38,23 @@ def refused(model: str, **values: Any) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def arriving(model: str) -> dict[str, Any]:
+    """What vLLM would be started with, where a model is shared by four GPUs: it is not started."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arrived: dict[str, Any] = {}
+
+    def instead(arguments: Any, usage_context: Any) -> None:
+        names = ("tensor_parallel_size", "quantization", "kv_cache_dtype", "enable_prefix_caching", "scheduling_policy")
+        arrived.update({name: getattr(arguments, name) for name in names}, usage_context=usage_context.value)
+        raise RuntimeError("not started")
+
+    with mock.patch.object(AsyncLLM, "from_engine_args", instead):
+        arguments = {"kv_cache_dtype": "fp8", "scheduling_policy": "fcfs"}
+        arrived["words"] = refused(model, tensor_parallel_size=4, quantization="fp8", engine_args=arguments)
+    return arrived
 
 
 async def asked(engine: VllmEngine, prompts: Sequence[Sequence[int]], seed: int = 7) -> list[dict[str, Any]]:
@@ -98,6 +116,7 @@ async def all_of(model: str, prompts: list[list[int]]) -> dict[str, Any]:
         "unknown": refused(model, engine_args={"max_num_sequences": 3}),
         "ours": refused(model, engine_args={"dtype": "half"}),
         "no_model": refused("/no/such/model"),
+        "arriving": arriving(model),
     }
     engine = started(model)
     found["identity"] = dict(engine.identity)
