@@ -85,7 +85,7 @@ def batched_tokens(engine: VllmEngine) -> tuple[int, int]:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
 
-    tokens, _ = EngineArgs().get_batch_defaults(1)
+    tokens, _ = EngineArgs(model=engine.model).get_batch_defaults(1)
     return engine.engine.vllm_config.scheduler_config.max_num_batched_tokens, tokens[UsageContext.LLM_CLASS]
 
 
