@@ -15,12 +15,13 @@ from typing import Any
 
 from data_prep.checks.decontamination import index_tasks
 from data_prep.intake import Drop, read
+from data_prep.intake.inputs import check_place
 from data_prep.readers import atomic_file, beside, json_line, write_json, write_jsonl
 from data_prep.settings import DecontaminateSettings
 
 
 def decontaminate(
-    settings: DecontaminateSettings, inputs: Sequence[Path | str] | Path | str, out_path: Path | str
+    settings: DecontaminateSettings, inputs: Sequence[Path | str], out_path: Path | str
 ) -> dict[str, Any]:
     """Parts the documents and returns what the summary says: rows = documents + the sum of dropped, documents = kept +
     withheld.
@@ -29,8 +30,10 @@ def decontaminate(
         inputs: as of `ipt data synthesize`, which reads OUT next.
 
     Raises:
-        UserError: no task file, or one that cannot be read; an input that is missing or of a kind that is not read.
+        UserError: no task file, or one that cannot be read; an input that is missing or of a kind that is not read, or
+            in which OUT stands.
     """
+    check_place(Path(out_path), inputs)
     index = index_tasks(settings)
     counts: Counter[str] = Counter(dict.fromkeys(("rows", "documents", "kept", "withheld", "withheld_characters"), 0))
     reasons: Counter[str] = Counter()

@@ -59,6 +59,20 @@ def paths_of(given: Path | str) -> list[Path]:
     return [Path(place)] if Path(place).exists() else _matches(place)
 
 
+def check_place(out: Path, inputs: Sequence[Path | str]) -> None:
+    """What is written stands in no input.
+
+    Errors: a UserError where a folder stands at `out`, or it is one of the inputs or in a folder that is.
+    """
+    if out.is_dir():
+        raise UserError(out, "a folder stands there", "name a file")
+    for path in (path for given in inputs for path in paths_of(given)):
+        if out.exists() and path.samefile(out):
+            raise UserError(out, "is one of the inputs, which it would replace", "name another file")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise UserError(out, f"is in {path}, which is read", "name a file outside of it")
+
+
 def name_of(given: Path | str) -> str:
     """What an input is called before its `=`; nothing without."""
     return _source_and_place(str(given), "")[0]

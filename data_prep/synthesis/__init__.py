@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.intake.inputs import paths_of
+from data_prep.intake.inputs import check_place
 from data_prep.locks import one_at_a_time
 from data_prep.readers import beside, sweep_partials
 from data_prep.settings import SynthesizeSettings
@@ -65,7 +65,7 @@ def synthesize(
     """
     out = Path(out_path)
     paths = [inputs] if isinstance(inputs, Path | str) else list(inputs)
-    _check_place(out, paths)
+    check_place(out, paths)
     sweep_partials(out)
     found, settings = model_of(settings, model, engine), named_at_servers(settings, model)
     prompter = make_prompter(settings, found)
@@ -107,16 +107,6 @@ def finish(work: Work, out: Path, identity: dict[str, Any], spent: dict[str, flo
                 work.remove()
                 return summary
         return None if work.root.exists() else read_summary(out)
-
-
-def _check_place(out: Path, inputs: Sequence[Path | str]) -> None:
-    if out.is_dir():
-        raise UserError(out, "a folder stands there", "name a file for the chains")
-    for path in (path for given in inputs for path in paths_of(given)):
-        if out.exists() and path.samefile(out):
-            raise UserError(out, "is one of the inputs, which it would replace", "name another file for the chains")
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-            raise UserError(out, f"is in {path}, which is read", "name a file outside of it for the chains")
 
 
 def _done(out: Path, identity: dict[str, Any], replace: bool) -> dict[str, Any] | None:

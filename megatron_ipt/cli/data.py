@@ -121,8 +121,7 @@ def report_pairs(
 def render(
     chains: Annotated[Path, typer.Argument(help="checked chains, JSONL")],
     documents: Annotated[
-        Path | None,
-        typer.Argument(help="OUT.documents.jsonl.zst of synthesize"),
+        Path | None, typer.Argument(help="the corpus: OUT.documents.jsonl.zst of synthesize, or as JSONL it was")
     ] = None,
     out: Annotated[Path | None, typer.Argument(help="folder for augmented.jsonl and raw.jsonl")] = None,
     leftovers: Annotated[

@@ -165,6 +165,9 @@ def test_documents_that_hold_a_task_are_set_apart_before_anything_else(tmp_path:
     assert summary == {**counts, "dropped": dropped, "tasks": {"tasks": 1, "fields": 2, "too_short": 1}}
     (row,) = read_jsonl(tmp_path / "out.jsonl.dropped.jsonl")
     assert (row["reason"], row["where"]) == ("text_not_a_string", f"{tmp_path / 'bad.jsonl'}:1")
+    for within in (tmp_path, tmp_path / "out.jsonl"):  # what it wrote would be read as documents the next time
+        with pytest.raises(UserError, match=r"which is read|is one of the inputs"):
+            decontaminate(told, [within], tmp_path / "out.jsonl")
 
 
 WORDS = st.lists(st.sampled_from(["a", "b", "A", "c.", "\n", "塔", "灯", "b,", "?"]), max_size=24)
