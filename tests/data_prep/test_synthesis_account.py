@@ -19,7 +19,6 @@ from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import SynthesisProgress, synthesize
 from data_prep.synthesis.engines import Completion, Request
 
-KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".documents.jsonl.zst")
 LONG = "It says a little more, sentence by sentence. " * 8
 TEXTS = st.sampled_from(["Text {0}. ", "Text {0} barren. ", "Text {0} poison. ", "Text {0}. " + LONG, "  ", ""])
 ROWS = st.lists(
@@ -57,10 +56,6 @@ def _patient() -> Iterator[None]:
 
 def settings(**values: Any) -> SynthesizeSettings:
     return SynthesizeSettings(**{"max_new_tokens": 50, "max_model_len": 2000, "max_text_tokens": 120, **values})
-
-
-def outputs(out: Path) -> dict[str, bytes]:
-    return {kind: Path(f"{out}{kind}").read_bytes() for kind in KINDS}
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthesis_files import ALL, KINDS
 
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
@@ -20,15 +21,6 @@ from data_prep.synthesis import retry_failed, synthesize
 from data_prep.synthesis.merge import merge
 
 SETTINGS = SynthesizeSettings(engine="rules", shard_documents=5)
-KINDS = (
-    "",
-    ".leftover.jsonl",
-    ".failed.jsonl",
-    ".rejected.jsonl",
-    ".dropped.jsonl",
-    ".documents.jsonl.zst",
-    ".summary.json",
-)
 TEXT = "The kiln of number {0}\n\nA kiln is an oven for bricks. It burned in 18{0:02}; therefore it was rebuilt. "
 
 
@@ -44,7 +36,7 @@ def outputs(out: Path) -> dict[str, Any]:
     """What is there; of the summary what does not tell of one run's time."""
     summary = json.loads(Path(f"{out}.summary.json").read_bytes())
     timed = ("seconds", "tokens_per_second", "new_completion_tokens")
-    found: dict[str, Any] = {kind: Path(f"{out}{kind}").read_bytes() for kind in KINDS[:-1]}
+    found: dict[str, Any] = {kind: Path(f"{out}{kind}").read_bytes() for kind in KINDS}
     return {**found, "summary": {key: value for key, value in summary.items() if key not in timed}}
 
 
@@ -165,7 +157,7 @@ def test_two_processes_that_write_the_files_at_once_leave_them_whole(out: Path, 
 
 def check_that_all_is_there(out: Path, told: list[dict[str, Any] | None]) -> None:
     """The bytes are those of one task by itself, both were told so, and nothing else is left."""
-    assert {path.name for path in out.parent.iterdir()} == {"in.jsonl", *(f"{out.name}{kind}" for kind in KINDS)}
+    assert {path.name for path in out.parent.iterdir()} == {"in.jsonl", *(f"{out.name}{kind}" for kind in ALL)}
     found = outputs(out)
     assert all(summary is not None and summary["chains"] == found["summary"]["chains"] for summary in told)
     alone = out.with_name("alone.jsonl")

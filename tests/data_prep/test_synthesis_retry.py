@@ -8,22 +8,13 @@ from typing import Any, ClassVar
 
 import pytest
 from scripted_engine import ScriptedEngine
+from synthesis_files import ALL
 
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
 from data_prep.settings import SynthesizeSettings
 from data_prep.synthesis import retry_failed, synthesize
 from data_prep.synthesis.engines import Completion, Request
-
-KINDS = (
-    "",
-    ".leftover.jsonl",
-    ".failed.jsonl",
-    ".rejected.jsonl",
-    ".dropped.jsonl",
-    ".documents.jsonl.zst",
-    ".summary.json",
-)
 
 
 class Killed(BaseException):
@@ -126,7 +117,7 @@ def test_a_retry_killed_at_any_change_of_a_file_loses_and_doubles_nothing(
         summary = again
     check_the_account(out, summary, 5, 1)
     assert summary["leftover"] == {} and summary["failed"] == 0
-    expected = {"in.jsonl", *(f"c.jsonl{kind}" for kind in KINDS)}
+    expected = {"in.jsonl", *(f"c.jsonl{kind}" for kind in ALL)}
     assert {name.name for name in tmp_path.iterdir() if not name.name.endswith((".partial", ".lock"))} == expected
 
 

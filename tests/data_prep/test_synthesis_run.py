@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from scripted_engine import ScriptedEngine
+from synthesis_files import KINDS, outputs
 
 from data_prep.errors import UserError
 from data_prep.readers import read_jsonl, write_jsonl
@@ -20,7 +21,6 @@ from data_prep.synthesis.prompts import newest_that_fit
 from data_prep.synthesis.wire import byte_wire
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 50, "max_model_len": 4000, "batch_size": 3, "rounds": 2}
-KINDS = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".documents.jsonl.zst")
 WIRE = byte_wire()
 BOTH = pytest.mark.parametrize("batch_size", [1, 3])
 
@@ -40,10 +40,6 @@ def corpus(tmp_path: Path) -> Path:
 
 def settings(**values: Any) -> SynthesizeSettings:
     return SynthesizeSettings(**{**SETTINGS, **values})
-
-
-def outputs(out: Path) -> dict[str, bytes]:
-    return {kind: Path(f"{out}{kind}").read_bytes() for kind in KINDS}
 
 
 def chains(out: Path) -> list[Chain]:

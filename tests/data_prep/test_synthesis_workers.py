@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from dying_job import DyingJob
 from scripted_engine import ScriptedEngine
+from synthesis_files import outputs
 from telling_job import TellingJob
 from tokenizers_for_tests import llama3_like
 
@@ -56,11 +57,6 @@ def whole(corpus: Path) -> dict[str, bytes]:
     dropped = {row["where"].rpartition(":")[2]: row["reason"] for row in read_jsonl(f"{out}.dropped.jsonl")}
     assert dropped == {"21": "duplicate_id", "22": "only_spaces"}
     return outputs(out)
-
-
-def outputs(out: Path) -> dict[str, bytes]:
-    kinds = ("", ".leftover.jsonl", ".failed.jsonl", ".rejected.jsonl", ".dropped.jsonl", ".documents.jsonl.zst")
-    return {kind: Path(f"{out}{kind}").read_bytes() for kind in kinds}
 
 
 @pytest.mark.parametrize("workers", [2, 3])
